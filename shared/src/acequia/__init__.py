@@ -1,0 +1,1 @@
+"""Acequia's framework: what a stage is and how it runs. A gate opens when water reaches it."""

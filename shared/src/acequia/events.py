@@ -1,0 +1,254 @@
+"""What is said on the wire: `ObjectCreated`, `IngestionCommand`, `AuditRecord`.
+
+The only place that parses the store's notification JSON, and the only place that knows how a record is folded
+into an object's user metadata. No raw dict goes further.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from urllib.parse import quote_plus, unquote_plus
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from acequia.errors import RejectedInput
+from acequia.layers import NAMESPACE, Buckets, Layer
+
+SCHEMA_VERSION = 1
+
+META_RUN_ID = "acequia-run-id"
+META_DATASET = "acequia-dataset"
+META_FORMAT = "acequia-format"
+META_STAGE_VERSION = "acequia-stage-version"
+META_ROWS = "acequia-rows"
+META_TIME_MIN = "acequia-time-min"
+META_TIME_MAX = "acequia-time-max"
+META_TRACEPARENT = "traceparent"
+META_RECORD = "acequia-record"
+METADATA_LIMIT = 2048
+
+_CREATED = frozenset(f"s3:ObjectCreated:{act}" for act in ("Put", "Post", "Copy", "CompleteMultipartUpload"))
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ObjectCreated(Frozen):
+    """An object has come to a layer."""
+
+    schema_version: Literal[1] = 1
+    layer: Layer
+    bucket: str
+    key: str
+    etag: str
+    size: int | None = None
+    metadata: Mapping[str, str] = Field(default_factory=dict)
+    """User metadata, names in lower case and without `x-amz-meta-`."""
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+class Ignored(Frozen):
+    """A notification that is none of our business: acknowledged and counted."""
+
+    reason: str
+
+
+def parse_notification(body: bytes, buckets: Buckets) -> ObjectCreated | Ignored:
+    """The store's JSON as an `ObjectCreated`. Raises RejectedInput (`malformed_event`) where it makes no sense."""
+    try:
+        document = json.loads(body)
+        if document.get("Event") == "s3:TestEvent":
+            return Ignored(reason="test event")
+        record = document["Records"][0]
+        name: str = document.get("EventName") or "s3:" + record["eventName"].removeprefix("s3:")
+        if name not in _CREATED:
+            return Ignored(reason=f"event {name}")
+        bucket: str = record["s3"]["bucket"]["name"]
+        entity = record["s3"]["object"]
+        if (layer := buckets.layer(bucket)) is None:
+            return Ignored(reason="another bucket")
+        metadata = {
+            k.lower().removeprefix("x-amz-meta-"): str(v) for k, v in (entity.get("userMetadata") or {}).items()
+        }
+        return ObjectCreated(
+            layer=layer,
+            bucket=bucket,
+            key=unquote_plus(entity["key"]),
+            etag=str(entity.get("eTag") or "").strip('"'),
+            size=entity.get("size"),
+            metadata=metadata,
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise RejectedInput("malformed_event", f"not a notification of an object store: {error!r}") from error
+
+
+def to_notification(event: ObjectCreated) -> bytes:
+    """The same event as the store would have sent it: what the embedded store and the reconciler send."""
+    return json.dumps(
+        {
+            "EventName": "s3:ObjectCreated:Put",
+            "Key": f"{event.bucket}/{event.key}",
+            "Records": [
+                {
+                    "eventName": "s3:ObjectCreated:Put",
+                    "s3": {
+                        "bucket": {"name": event.bucket},
+                        "object": {
+                            "key": quote_plus(event.key),
+                            "size": event.size,
+                            "eTag": event.etag,
+                            "userMetadata": {f"X-Amz-Meta-{k}": v for k, v in event.metadata.items()},
+                        },
+                    },
+                }
+            ],
+        }
+    ).encode()
+
+
+class SyntheticSource(Frozen):
+    """Network events drawn by our own generator, reproducible by `seed`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["synthetic"]
+    rows: Annotated[int, Field(ge=1, description="How many events to draw")] = 10_000
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="The same seed gives the same events")] = 7
+    anomaly_rate: Annotated[float, Field(ge=0, le=0.5, description="Share of labelled attacks")] = 0.02
+
+
+Source = SyntheticSource
+
+
+class IngestionCommand(Frozen):
+    """What to ingest and how. Durable in LEDGER before it is answered."""
+
+    schema_version: Literal[1] = 1
+    run_id: UUID
+    dataset: str
+    source: Source
+    accepted_at: datetime
+    fingerprint: str
+    """sha256 of dataset and source: tells the same request from another under one Idempotency-Key."""
+    traceparent: str | None = None
+
+
+class Status(StrEnum):
+    ACCEPTED = "ACCEPTED"
+    PLANNED = "PLANNED"
+    SUCCESS = "SUCCESS"
+    REJECTED = "REJECTED"
+    SAME_CONTENT = "SAME_CONTENT"
+    SUPERSEDED = "SUPERSEDED"
+    GONE = "GONE"
+    FAILED = "FAILED"
+    DEAD = "DEAD"
+
+
+class Kind(StrEnum):
+    """What stands behind a record: for the first three a stored object, so that it can be rebuilt."""
+
+    ACCEPTED = "accepted"
+    OUTCOME = "outcome"
+    DEAD = "dead"
+    NOTE = "note"
+
+
+class ObjectRecord(Frozen):
+    """One object that was read or written."""
+
+    uri: str
+    etag: str = ""
+    bytes: int | None = None
+    rows: int | None = None
+    sha256: str | None = None
+
+
+class ErrorRecord(Frozen):
+    type: str
+    message: str
+    rule: str | None = None
+    traceback: str | None = None
+
+
+class AuditRecord(Frozen):
+    """What happened to one input at one stage. Immutable; `event_id` makes storing it idempotent."""
+
+    schema_version: Literal[1] = 1
+    event_id: UUID
+    kind: Kind
+    status: Status
+    run_id: UUID
+    parents: tuple[UUID, ...] = ()
+    stage: str
+    variant: str
+    dataset: str
+    stem: str | None = None
+    inputs: tuple[ObjectRecord, ...] = ()
+    outputs: tuple[ObjectRecord, ...] = ()
+    rows_in: int = 0
+    rows_out: int = 0
+    rows_duplicate: int = 0
+    rejected: Mapping[str, int] = Field(default_factory=dict)
+    """Rejected rows by rule."""
+    lines_skipped: Mapping[str, int] = Field(default_factory=dict)
+    parameters: Mapping[str, Any] = Field(default_factory=dict)
+    metrics: Mapping[str, float] = Field(default_factory=dict)
+    error: ErrorRecord | None = None
+    message_id: str | None = None
+    attempt: int = 1
+    started: datetime
+    finished: datetime
+    host: str
+    traceparent: str | None = None
+
+
+def event_id(kind: Kind, stage: str, variant: str, subject: str, *more: object) -> UUID:
+    """Id of a record. `subject` is the input (a uri, a run id, a plan's key).
+
+    A NOTE is told apart by `more`: status, message id, attempt.
+    """
+    return uuid5(NAMESPACE, "\n".join([kind.value, stage, variant, subject, *map(str, more)]))
+
+
+def fold_record(record: AuditRecord) -> dict[str, str]:
+    """`record` as user metadata of the Parquet object that is its first output (left out: the object tells).
+
+    ASCII. Raises RejectedInput (`record_too_large`) where it would not fit into the 2 KB that S3 allows.
+    """
+    document = record.model_dump(mode="json", exclude_defaults=True)
+    document["outputs"] = document.get("outputs", [{}])[1:]
+    document["sha256"] = record.outputs[0].sha256 if record.outputs else None
+    packed = base64.b64encode(zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)).decode()
+    return {META_RECORD: packed}
+
+
+def unfold_record(metadata: Mapping[str, str], *, uri: str, etag: str, size: int) -> AuditRecord | None:
+    """The record that `fold_record` put into an object's metadata, or None where there is none of ours."""
+    if not (packed := metadata.get(META_RECORD)):
+        return None
+    try:
+        document = json.loads(zlib.decompress(base64.b64decode(packed)))
+        first = {"uri": uri, "etag": etag, "bytes": size, "rows": document.get("rows_out", 0)}
+        first["sha256"] = document.pop("sha256", None)
+        document["outputs"] = [first, *document.get("outputs", [])]
+        return AuditRecord.model_validate(document)
+    except (ValueError, zlib.error, KeyError, TypeError, ValidationError):
+        return None
+
+
+def metadata_size(metadata: Mapping[str, str]) -> int:
+    return sum(len(k) + len(v) for k, v in metadata.items())
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

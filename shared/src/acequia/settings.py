@@ -1,0 +1,92 @@
+"""Settings of the parts that every service shares. Built in `__main__`, never at import."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from acequia.errors import ConfigurationError
+from acequia.layers import Buckets
+from acequia.topology import DEFAULT_RETRY_DELAYS
+
+
+class MinioSettings(BaseSettings):
+    """Where the objects lie."""
+
+    model_config = SettingsConfigDict(env_prefix="MINIO_", extra="ignore")
+
+    endpoint: Annotated[str, Field(description="host:port of the S3 API (not of the console)")]
+    access_key: str
+    secret_key: SecretStr
+    secure: bool = False
+    region: str = "us-east-1"
+    arn: Annotated[str, Field(description="ARN of a notification target; {region} and {target} are filled in")] = (
+        "arn:minio:sqs:{region}:{target}:amqp"
+    )
+    notify_region: Annotated[str, Field(description="The region part of the ARN: MinIO's own MINIO_REGION")] = ""
+
+
+class RabbitSettings(BaseSettings):
+    """Where the messages go."""
+
+    model_config = SettingsConfigDict(env_prefix="RABBITMQ_", extra="ignore")
+
+    url: Annotated[SecretStr, Field(description="amqp://user:password@host:5672/vhost")]
+
+
+class PostgresSettings(BaseSettings):
+    """Where the audit trail is indexed. Only the auditor reads this."""
+
+    model_config = SettingsConfigDict(env_prefix="PG_", extra="ignore")
+
+    host: str = "localhost"
+    port: int = 5432
+    user: str = "acequia"
+    password: SecretStr
+    database: str = "acequia"
+
+
+class AcequiaSettings(BaseSettings):
+    """What is Acequia's own and the same for every service."""
+
+    model_config = SettingsConfigDict(env_prefix="ACEQUIA_", extra="ignore")
+
+    bucket_prefix: str = "cybersec-ml"
+    http_host: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    retry_delays: Annotated[
+        tuple[int, ...],
+        NoDecode,
+        Field(description="Seconds on each rung of the retry ladder, comma-separated"),
+    ] = DEFAULT_RETRY_DELAYS
+    concurrency: Annotated[int, Field(ge=1, le=64, description="Work items at once per process")] = 2
+    stop_grace: Annotated[float, Field(ge=0, description="Seconds to finish work in hand on SIGTERM")] = 20.0
+    temp_dir: Annotated[Path | None, Field(description="Folder for temporary files; default: the system's")] = None
+    log_level: str = "INFO"
+
+    @field_validator("retry_delays", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(int(v) for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        return Buckets(self.bucket_prefix)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(settings: type[S], **given: Any) -> S:
+    """Read settings from the environment. ConfigurationError, in one line that names each, where one is missing."""
+    try:
+        return settings(**given)
+    except ValidationError as error:
+        prefix = settings.model_config.get("env_prefix", "")
+        problems = "; ".join(
+            f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg'].lower()}"
+            for problem in error.errors()
+        )
+        raise ConfigurationError(f"settings: {problems} (see .env.example)") from None
