@@ -1,0 +1,71 @@
+"""One file per source format: how it is recognised, and how its records become canonical rows.
+
+A module of this package that has a `FORMAT` is a format; there is nothing else to register.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import polars as pl
+
+from acequia.datasets import Dataset
+
+REJECTED_SCHEMA: Mapping[str, pl.DataType] = MappingProxyType(
+    {"_line": pl.Int64(), "rule": pl.String(), "reason": pl.String(), "raw": pl.String()}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What detection sees: the first bytes, unpacked. `whole` says that there is nothing after them."""
+
+    data: bytes
+    file_name: str = ""
+    whole: bool = False
+
+    def lines(self) -> list[str]:
+        """The whole lines of the head, without BOM and line ends; bytes that are no UTF-8 are replaced."""
+        lines = self.data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        if not self.whole:
+            lines = lines[:-1]
+        return [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of the source's records. `records = rows.height + rejected.height`."""
+
+    rows: pl.DataFrame
+    """Canonical schema, `_line`, and `_record` (Int64: the record's number in this chunk, from 0), in order."""
+    rejected: pl.DataFrame
+    """REJECTED_SCHEMA, in order."""
+    records: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A source format. Which datasets it gives is said by the datasets' own files."""
+
+    name: str
+    title: str
+    detect: Callable[[Head, Dataset], bool]
+    """Whether the content is surely of this format."""
+    read: Callable[[Path, Dataset], Iterator[Chunk]]
+    """The records of an unpacked file, in bounded memory. RejectedInput where the whole file is no good."""
+
+
+def load_formats() -> Mapping[str, Format]:
+    """Every format of this package by name. ValueError where two bear one name."""
+    found: dict[str, Format] = {}
+    for module in pkgutil.iter_modules(__path__):
+        candidate = getattr(importlib.import_module(f"{__name__}.{module.name}"), "FORMAT", None)
+        if isinstance(candidate, Format):
+            if candidate.name in found:
+                raise ValueError(f"two formats are named {candidate.name!r}")
+            found[candidate.name] = candidate
+    return MappingProxyType(dict(sorted(found.items())))
