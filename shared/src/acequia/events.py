@@ -246,6 +246,21 @@ def unfold_record(metadata: Mapping[str, str], *, uri: str, etag: str, size: int
         return None
 
 
+def record_of_document(document: Mapping[str, Any], *, uri: str, etag: str, size: int) -> AuditRecord | None:
+    """The record inside a JSON commit object (key `record`), or None where there is none of ours.
+
+    The object could not know its own etag and size: they are filled in where the record names `uri`.
+    """
+    try:
+        record = AuditRecord.model_validate(document["record"])
+    except (ValidationError, KeyError, TypeError):
+        return None
+    outputs = tuple(
+        o.model_copy(update={"etag": etag, "bytes": size}) if o.uri == uri and not o.etag else o for o in record.outputs
+    )
+    return record.model_copy(update={"outputs": outputs})
+
+
 def metadata_size(metadata: Mapping[str, str]) -> int:
     return sum(len(k) + len(v) for k, v in metadata.items())
 

@@ -138,9 +138,10 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Put it on the next rung of the ladder; after the last rung it is dead."""
+    """Put it on the next rung of the ladder; after the last it is dead (with a bug's traceback)."""
 
     reason: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
