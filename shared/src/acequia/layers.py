@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from uuid import UUID, uuid5
 
+from acequia.errors import RejectedInput
+
 NAMESPACE = UUID("6f1f2f0e-6a51-5b3c-9d0a-ace0c1a00001")
 """Namespace of every name-based UUID that Acequia makes."""
 
@@ -40,6 +42,25 @@ class Buckets:
 
     def uri(self, layer: Layer, key: str) -> str:
         return f"s3://{self.of(layer)}/{key}"
+
+
+def check_key(key: str) -> None:
+    """Raise RejectedInput (`key`) where `key` is none that every store can hold.
+
+    MinIO refuses `.` and `..` as segments, empty segments, segments over 255 bytes, keys over 1,024 bytes, and NUL;
+    it drops a slash at the front, and takes one at the end for a folder. The folder store does as it does.
+    """
+    try:
+        segments = key.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise RejectedInput("key", f"the object's key {key!r} is not UTF-8", key=repr(key)) from None
+    if len(key.encode()) > 1024 or "\0" in key or any(s in (b"", b".", b"..") or len(s) > 255 for s in segments):
+        raise RejectedInput(
+            "key",
+            f"the object's key {key!r} can not be stored: no empty, `.` or `..` segment, at most 255 bytes a segment "
+            "and 1024 in all",
+            key=key,
+        )
 
 
 _STEM = re.compile(
