@@ -32,6 +32,10 @@ class Dataset:
     """Stages that apply to it; for the others its objects are 'not applicable'."""
     event_time: str
     """Column that says when it happened."""
+    required: tuple[str, ...] = ()
+    """Columns that a source in canonical form must have; it may leave out the others."""
+    lowered: frozenset[str] = frozenset()
+    """String columns whose case means nothing: every reader stores them in lower case."""
     features: tuple[str, ...] = ()
     """Columns of SILVER that a model is trained on: numeric, null where not measured."""
     synthetic: bool = False
