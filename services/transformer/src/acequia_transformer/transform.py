@@ -1,11 +1,155 @@
-"""RAW events in, clean and feature-engineered SILVER events out."""
+"""RAW events in, clean and feature-engineered SILVER events out; rows that break the contract apart.
 
+SILVER has `_line` (the row's position in its source, for lineage), the canonical columns, then the features; sorted by
+(event time, `_line`). The same input gives the same bytes, whatever the number of threads.
+"""
+
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
-from acequia.datasets import Registry
-from acequia.work import Outcome, Work
+import dataframely as dy
+import polars as pl
+
+from acequia.datasets import Dataset, Registry
+from acequia.layers import Layer, rejected_rows_key
+from acequia.work import Beside, Outcome, RejectedWhole, Work
+from acequia_transformer.features import FEATURES
+
+LINE = "_line"
+RULE = "rule"
+RULES = "rules"
+ROW_GROUP = 250_000
+TOP_RULES = 3
 
 
 def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Registry, burst_seconds: int) -> Outcome:
-    raise NotImplementedError
+    """Contract, then duplicates, then features; rows_in = rows_out + rows_duplicate + the sum of rejected.
+
+    A rejected row counts under the first rule it breaks, in the contract's order; a duplicate equals an earlier row
+    in every canonical column. Reads one RAW object (at most 1,000,000 rows) into memory.
+
+    Raises RejectedWhole, all rows then count as quarantined: `not_canonical` (not a Parquet file with the dataset's
+    columns), `no_rows` (no row keeps the contract), `too_many_rejected` (more than the dataset's share breaks it).
+    """
+    dataset = registry[work.dataset]
+    parameters = {"burst_seconds": burst_seconds, "max_rejected_share": dataset.max_rejected_share}
+    frame = _read(inputs[0], dataset)
+    rows_in = frame.height
+    valid, broken = _apply_contract(frame, dataset)
+    del frame
+    rejected = _counts(broken)
+
+    reason = f"{broken.height} of {rows_in} rows break the contract" + _top(rejected)
+    if not valid.height:
+        raise RejectedWhole(
+            "no_rows",
+            reason if rows_in else "the object holds no row",
+            rows_in=rows_in,
+            rejected=rejected,
+            beside=_quarantine(work, broken, out),
+            parameters=parameters,
+        )
+    if broken.height > dataset.max_rejected_share * rows_in:
+        rest = valid.with_columns(
+            pl.lit("too_many_rejected").alias(RULE), pl.lit([], dtype=pl.List(pl.String)).alias(RULES)
+        )
+        everything = pl.concat([broken, rest.select(broken.columns)]).sort(LINE, maintain_order=True)
+        raise RejectedWhole(
+            "too_many_rejected",
+            f"{reason}; more than {dataset.max_rejected_share:.0%} is too many",
+            rows_in=rows_in,
+            rejected={**rejected, "too_many_rejected": valid.height},
+            beside=_quarantine(work, everything, out),
+            parameters=parameters,
+        )
+
+    rows_valid = valid.height
+    kept = valid.unique(subset=list(dataset.schema), keep="first", maintain_order=True)
+    del valid
+    silver = kept.sort(dataset.event_time, LINE, maintain_order=True)
+    del kept
+    first, last = silver[dataset.event_time][0], silver[dataset.event_time][-1]
+    if add_features := FEATURES.get(dataset.name):
+        silver = add_features(silver, burst_seconds)
+    output = out / "silver.parquet"
+    silver.write_parquet(output, compression="zstd", row_group_size=ROW_GROUP, statistics=True)
+    return Outcome(
+        output=output,
+        beside=_quarantine(work, broken, out),
+        rows_in=rows_in,
+        rows_out=silver.height,
+        rows_duplicate=rows_valid - silver.height,
+        rejected=rejected,
+        time_range=(first.isoformat(), last.isoformat()),
+        parameters=parameters,
+    )
+
+
+def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
+    """The RAW object: `_line` and the canonical columns, in the order of `_line`."""
+    expected = pl.Schema({LINE: pl.Int64(), **dataset.schema})
+    try:
+        scan = pl.scan_parquet(path)
+        found = scan.collect_schema()
+        rows = scan.select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if not path.exists():
+            raise
+        raise RejectedWhole("not_canonical", f"this is not a Parquet file: {error}") from error
+    wrong = [f"{name} is {found.get(name, 'missing')}" for name, t in expected.items() if found.get(name) != t]
+    if wrong:
+        reason = f"these are not the columns of {dataset.name}: {', '.join(wrong)}"
+        raise RejectedWhole("not_canonical", reason, rows_in=rows, rejected={"not_canonical": rows} if rows else {})
+    try:
+        return scan.select(expected.names()).collect().sort(LINE, maintain_order=True)
+    except pl.exceptions.PolarsError as error:
+        raise RejectedWhole(
+            "not_canonical",
+            f"this Parquet file is damaged: {error}",
+            rows_in=rows,
+            rejected={"not_canonical": rows} if rows else {},
+        ) from error
+
+
+def _apply_contract(frame: pl.DataFrame, dataset: Dataset) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows that keep the contract, and those that do not, with `rule` (the first broken) and `rules` (all)."""
+    good, failure = _with_line(dataset.contract).filter(frame)
+    details = failure.details()
+    order = [LINE, *dataset.schema]
+    names = [name for name in details.columns if name not in order]
+    broken_rules = pl.concat_list(
+        [pl.when(pl.col(name) == "invalid").then(pl.lit(name)) for name in names] or [pl.lit(None, dtype=pl.String)]
+    ).list.drop_nulls()
+    broken = details.with_columns(broken_rules.alias(RULES)).select(
+        LINE, pl.col(RULES).list.first().alias(RULE), RULES, *dataset.schema
+    )
+    return pl.DataFrame(good).select(order), broken
+
+
+def _with_line(contract: type[dy.Schema]) -> type[dy.Schema]:
+    """The same contract for rows that carry their position: `filter` drops columns that a contract does not name."""
+    if LINE in contract.column_names():
+        return contract
+    line = dy.Int64(alias=LINE, nullable=True)
+    return types.new_class(contract.__name__, (contract,), exec_body=lambda namespace: namespace.update(line=line))
+
+
+def _counts(broken: pl.DataFrame) -> dict[str, int]:
+    counts = broken.group_by(RULE).len().sort(RULE)
+    return dict(zip(counts[RULE].to_list(), counts["len"].to_list(), strict=True))
+
+
+def _top(rejected: dict[str, int]) -> str:
+    top = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))[:TOP_RULES]
+    return ": " + ", ".join(f"{rule} {count}" for rule, count in top) if top else ""
+
+
+def _quarantine(work: Work, broken: pl.DataFrame, out: Path) -> tuple[Beside, ...]:
+    """The rejected rows as a file beside the outcome; nothing where there are none."""
+    if not broken.height:
+        return ()
+    path = out / "rejected.parquet"
+    broken.write_parquet(path, compression="zstd", row_group_size=ROW_GROUP, statistics=True)
+    key = rejected_rows_key(work.stage, work.stem, work.variant)
+    return (Beside(Layer.QUARANTINE, key, path, "application/vnd.apache.parquet"),)
