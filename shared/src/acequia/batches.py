@@ -1,0 +1,699 @@
+"""Many-to-one stages: gather -> plan -> ack; then plan -> work -> commit, with no message held, however long it takes.
+
+A plan pins what one piece of work covers. Everything here can be done by several processes at once and be cut off
+anywhere: plans are created only once, each start of one is told in LEDGER, and the commit object ends it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+from acequia.errors import ConfigurationError, InputGone, RejectedInput, TransientFailure
+from acequia.events import (
+    META_ROWS,
+    META_RUN_ID,
+    META_TIME_MAX,
+    META_TIME_MIN,
+    AuditRecord,
+    Ignored,
+    Kind,
+    ObjectCreated,
+    ObjectRecord,
+    Status,
+    event_id,
+    parse_notification,
+    utc_now,
+)
+from acequia.layers import NAMESPACE, Layer, Name, Stem, dead_key, manifest_key, plan_key, plan_prefix, start_key
+from acequia.ports import Delivery, Message, ObjectInfo, Settlement, Subscription
+from acequia.runner import (
+    HEADER_STALE,
+    JSON,
+    Variants,
+    Workshop,
+    commit,
+    committed_record,
+    input_record,
+    publish_note,
+    reject,
+    settle,
+    store_beside,
+)
+from acequia.stage import BatchStage, Candidate
+from acequia.topology import dead_queue
+from acequia.work import Input, Outcome, Work
+
+log = logging.getLogger("acequia")
+
+MOST_FAILURES = 5
+MOST_STARTS = 20
+RENEW_SECONDS = 10.0
+STALE_SECONDS = 30.0
+_PLAN = re.compile(r"/(\d{6,})\.json$")
+_START = re.compile(r"\.start-(\d+)\.json$")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`plans/<stage>/<dataset>/<n>.json`: what one piece of many-to-one work covers."""
+
+    stage: str
+    dataset: str
+    number: int
+    stem: Stem
+    created_at: datetime
+    run_id: UUID
+    parents: tuple[UUID, ...]
+    inputs: tuple[Candidate, ...]
+    settled_before: date
+    """Objects of earlier dates are settled: only for a late one among them need old plans be read."""
+    plans_from: int
+    """No plan below this number covers an object dated `settled_before` or later, or is open."""
+    more: Mapping[str, Any]
+    """What the stage's `compose` said: window, hold-out."""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "stage": self.stage,
+            "dataset": self.dataset,
+            "number": self.number,
+            "stem": str(self.stem),
+            "created_at": self.created_at.isoformat(),
+            "run_id": str(self.run_id),
+            "parents": [str(p) for p in self.parents],
+            "settled_before": self.settled_before.isoformat(),
+            "plans_from": self.plans_from,
+            **self.more,
+            "inputs": [asdict(c) for c in self.inputs],
+        }
+
+    @classmethod
+    def parse(cls, body: bytes) -> "Plan":
+        """Raises ValueError or KeyError where `body` is no plan."""
+        document = json.loads(body)
+        stem = Stem.parse(document["stem"])
+        if stem is None:
+            raise ValueError(f"not a plan's stem: {document['stem']!r}")
+        known = {
+            "schema_version", "stage", "dataset", "number", "stem", "created_at", "run_id", "parents",
+            "settled_before", "plans_from", "inputs",
+        }  # fmt: skip
+        return cls(
+            stage=document["stage"],
+            dataset=document["dataset"],
+            number=document["number"],
+            stem=stem,
+            created_at=datetime.fromisoformat(document["created_at"]),
+            run_id=UUID(document["run_id"]),
+            parents=tuple(UUID(p) for p in document["parents"]),
+            inputs=tuple(Candidate(**c) for c in document["inputs"]),
+            settled_before=date.fromisoformat(document["settled_before"]),
+            plans_from=document["plans_from"],
+            more={k: v for k, v in document.items() if k not in known},
+        )
+
+
+class Plans:
+    """The plans of one stage and dataset, as far as they matter: which input is covered, and by which."""
+
+    def __init__(self, workshop: Workshop, stage: str, dataset: str) -> None:
+        self._workshop = workshop
+        self.stage = stage
+        self.dataset = dataset
+        self.last = 0
+        self.known: dict[int, Plan] = {}
+        self._covered: dict[str, int] = {}
+        self._first_known = 1
+        self._looked = False
+
+    async def refresh(self) -> None:
+        """Read the plans that are new since the last time; the first time, those that are not settled."""
+        if not self._looked:
+            numbers = [
+                int(m[1])
+                async for info in self._workshop.store.list_objects(Layer.LEDGER, plan_prefix(self.stage, self.dataset))
+                if (m := _PLAN.search(info.key))
+            ]
+            if numbers:
+                newest = await self._read(max(numbers))
+                if newest is None:
+                    raise TransientFailure("a plan was removed while it was read", dependency="minio")
+                self._first_known = newest.plans_from
+                self._learn(newest)
+                await self._load(n for n in numbers if newest.plans_from <= n < newest.number)
+            self._looked = True
+        while (plan := await self._read(self.last + 1)) is not None:
+            self._learn(plan)
+
+    async def covers(self, stem: Stem) -> bool:
+        """Whether a plan covers the object. `refresh` first."""
+        if str(stem) in self._covered:
+            return True
+        newest = self.known.get(self.last)
+        if newest is not None and stem.date < newest.settled_before and self._first_known > 1:
+            # a late object of a settled time: only now are the old plans worth reading
+            await self._load(range(1, self._first_known))
+            self._first_known = 1
+            return str(stem) in self._covered
+        return False
+
+    def window(self, since: date) -> list[Candidate]:
+        """Inputs of the known plans dated `since` or later, newest first; of each stem what the latest plan took."""
+        found: dict[str, Candidate] = {}
+        for number in sorted(self.known):
+            found |= {c.stem: c for c in self.known[number].inputs}
+        recent = [c for c in found.values() if (s := Stem.parse(c.stem)) is not None and s.date >= since]
+        return sorted(recent, key=lambda c: (c.time_max or "", c.stem), reverse=True)
+
+    async def create(self, plan: Plan) -> bool:
+        """Store `plan` unless its number is taken."""
+        stored = await self._workshop.store.create(
+            Layer.LEDGER,
+            plan_key(self.stage, self.dataset, plan.number),
+            json.dumps(plan.document(), indent=1).encode(),
+            metadata={},
+            content_type=JSON,
+        )
+        if stored is not None:
+            self._learn(plan)
+        return stored is not None
+
+    async def _load(self, numbers: Iterable[int]) -> None:
+        slots = asyncio.Semaphore(16)
+
+        async def one(number: int) -> Plan | None:
+            async with slots:
+                return await self._read(number)
+
+        for plan in await asyncio.gather(*(one(n) for n in numbers if n not in self.known)):
+            if plan is not None:
+                self._learn(plan)
+
+    def _learn(self, plan: Plan) -> None:
+        self.known[plan.number] = plan
+        self.last = max(self.last, plan.number)
+        for candidate in plan.inputs:
+            self._covered[candidate.stem] = plan.number
+
+    async def _read(self, number: int) -> Plan | None:
+        found = await self._workshop.store.read(Layer.LEDGER, plan_key(self.stage, self.dataset, number))
+        return Plan.parse(found[0]) if found else None
+
+
+@dataclass(slots=True)
+class Arrival:
+    event: ObjectCreated
+    stem: Stem
+    stale: bool
+    planned: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Start:
+    """One start of a plan: `<n>.start-<k>.json`, renewed while its process lives."""
+
+    number: int
+    key: str
+    etag: str
+    failures: int
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class BatchRunner:
+    """Runs a `BatchStage`: `handle` is what the bus is given, `run` is its life."""
+
+    def __init__(
+        self,
+        stage: BatchStage,
+        workshop: Workshop,
+        *,
+        stale_after: float = STALE_SECONDS,
+        renew_every: float = RENEW_SECONDS,
+        retry_pause: float = 2.0,
+        poll: float = 1.0,
+    ) -> None:
+        self.stage = stage
+        self.workshop = workshop
+        self.variants = Variants(workshop.store, stage.name)
+        self._stale_after = stale_after
+        self._renew_every = renew_every
+        self._retry_pause = retry_pause
+        self._poll = poll
+        self._arrived: asyncio.Queue[Arrival] = asyncio.Queue()
+        self._plans: dict[str, Plans] = {}
+        self._open: dict[tuple[str, int], Plan] = {}
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    async def start(self) -> None:
+        """Make the stage's variant known and find the plans that are open, before the first delivery."""
+        await self.variants.register(self.stage.variant, reads=self.stage.reads, writes=self.stage.writes)
+        for dataset in self.workshop.registry.values():
+            if self.stage.name in dataset.readers:
+                await self._refresh(dataset.name)
+
+    async def handle(self, delivery: Delivery) -> Settlement:
+        """Wait until a plan covers the delivery's object."""
+        return await settle(self._act, delivery, workshop=self.workshop, stage=self.stage.name)
+
+    async def run(self, subscription: Subscription) -> None:
+        """Work off what is open, gather, plan, and so on, until cancelled. `subscription` consumes for `handle`."""
+        pause = self._poll
+        while True:
+            try:
+                if self._open:
+                    await subscription.pause()
+                    await self._work_off_open()
+                await subscription.resume()
+                batch = await self._gather()
+                await subscription.pause()
+                while not self._arrived.empty():
+                    batch.append(self._arrived.get_nowait())
+                await self._plan_batch(batch)
+                pause = self._poll
+            except ConfigurationError as error:
+                log.critical("%s: %s", self.stage.name, error)
+                if self.workshop.fatal is None:
+                    raise
+                self.workshop.fatal(error)
+                return
+            except TransientFailure as error:
+                log.warning("%s: waiting %.1f s: %s", self.stage.name, pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 10.0)
+
+    # gather and plan
+
+    async def _act(self, delivery: Delivery) -> None:
+        started = utc_now()
+        try:
+            event = parse_notification(delivery.message.body, self.workshop.buckets)
+        except RejectedInput as rejected:
+            await self._note(delivery, None, Status.REJECTED, rejected, started)
+            return
+        if isinstance(event, Ignored) or event.layer is not self.stage.reads:
+            reason = event.reason if isinstance(event, Ignored) else "another layer"
+            self.workshop.meters.ignored.labels(self.stage.name, reason).inc()
+            return
+        name = Name.of_key(event.key)
+        dataset = self.workshop.registry.get(name.stem.dataset) if name else None
+        if name is None or dataset is None:
+            foreign = RejectedInput("foreign_key", f"{event.uri} is not named as an object of ours")
+            await self._note(delivery, event, Status.REJECTED, foreign, started)
+            return
+        if self.stage.name not in dataset.readers:
+            self.workshop.meters.ignored.labels(self.stage.name, "not applicable").inc()
+            return
+        arrival = Arrival(
+            event,
+            name.stem,
+            HEADER_STALE in delivery.message.headers,
+            asyncio.get_running_loop().create_future(),
+        )
+        self._arrived.put_nowait(arrival)
+        await arrival.planned
+
+    async def _note(
+        self, delivery: Delivery, event: ObjectCreated | None, status: Status, why: Exception, started: datetime
+    ) -> None:
+        stage = self.stage
+        await publish_note(
+            self.workshop, stage.name, stage.variant, delivery, event, status=status, why=why, started=started
+        )
+
+    async def _gather(self) -> list[Arrival]:
+        """The first arrival, and what comes until it is quiet."""
+        batch = [await self._arrived.get()]
+        end = time.monotonic() + self.stage.gather_most
+        while (left := end - time.monotonic()) > 0 and self.stage.gather_quiet > 0:
+            try:
+                batch.append(await asyncio.wait_for(self._arrived.get(), min(self.stage.gather_quiet, left)))
+            except TimeoutError:
+                break
+        return batch
+
+    async def _plan_batch(self, batch: Sequence[Arrival]) -> None:
+        by_dataset: dict[str, list[Arrival]] = defaultdict(list)
+        for arrival in batch:
+            by_dataset[arrival.stem.dataset].append(arrival)
+        for dataset, arrivals in by_dataset.items():
+            (error,) = await asyncio.gather(self._plan(dataset, arrivals), return_exceptions=True)
+            for arrival in arrivals:
+                if arrival.planned.done():
+                    continue
+                if error is not None:
+                    arrival.planned.set_exception(error)
+                else:
+                    arrival.planned.set_result(None)
+        self.workshop.at("after_plan")
+
+    async def _plan(self, dataset: str, arrivals: Sequence[Arrival]) -> None:
+        """Make plans until each arrival is covered by one. The loser of a number takes the next."""
+        candidates: dict[str, Candidate] = {}
+        while True:
+            plans = await self._refresh(dataset)
+            wanted: dict[str, Arrival] = {}
+            for arrival in arrivals:
+                if arrival.stale or not await plans.covers(arrival.stem):
+                    wanted.setdefault(str(arrival.stem), arrival)
+            for stem in wanted.keys() - candidates.keys():
+                if (candidate := await self._candidate(wanted[stem])) is not None:
+                    candidates[stem] = candidate
+            inputs = tuple(candidates[stem] for stem in sorted(wanted) if stem in candidates)
+            if not inputs:
+                return
+            if await plans.create(plan := self._compose(plans, inputs)):
+                self._open[dataset, plan.number] = plan
+                log.info("%s: plan %d of %s covers %d objects", self.stage.name, plan.number, dataset, len(inputs))
+                await self._announce(plan)
+                return
+
+    async def _candidate(self, arrival: Arrival) -> Candidate | None:
+        """What a planner must know of an object: from its event where that carries it, else from the store."""
+        event, metadata, etag, size = arrival.event, arrival.event.metadata, arrival.event.etag, arrival.event.size
+        if META_ROWS not in metadata or size is None or not etag:
+            info = await self.workshop.store.head(event.layer, event.key)
+            if info is None:
+                return None
+            metadata, etag, size = info.metadata, info.etag, info.bytes
+        name = Name.of_key(event.key)
+        rows = metadata.get(META_ROWS, "")
+        return Candidate(
+            key=event.key,
+            etag=etag,
+            stem=str(arrival.stem),
+            variant=(name.variant if name else None) or "",
+            bytes=size,
+            rows=int(rows) if rows.isdecimal() else None,
+            time_min=metadata.get(META_TIME_MIN),
+            time_max=metadata.get(META_TIME_MAX),
+            run_id=metadata.get(META_RUN_ID),
+        )
+
+    def _compose(self, plans: Plans, inputs: tuple[Candidate, ...]) -> Plan:
+        number = plans.last + 1
+        now = utc_now().replace(microsecond=0)
+        horizon = now.date() - timedelta(days=max(self.stage.window_days, 2))
+        since = now.date() - timedelta(days=self.stage.window_days)
+        covered = {c.stem for c in inputs}
+        window = [c for c in plans.window(since) if c.stem not in covered] if self.stage.window_days else []
+        needed = [n for (d, n) in self._open if d == plans.dataset]
+        needed += [
+            plan.number
+            for plan in plans.known.values()
+            if any((s := Stem.parse(c.stem)) is not None and s.date >= horizon for c in plan.inputs)
+        ]
+        parents = sorted({UUID(c.run_id) for c in inputs if c.run_id})
+        key = plan_key(self.stage.name, plans.dataset, number)
+        return Plan(
+            stage=self.stage.name,
+            dataset=plans.dataset,
+            number=number,
+            stem=Stem(plans.dataset, now, plan=number),
+            created_at=now,
+            run_id=uuid5(NAMESPACE, f"{self.workshop.buckets.prefix}\n{key}"),
+            parents=tuple(parents),
+            inputs=inputs,
+            settled_before=horizon,
+            plans_from=min([*needed, number]),
+            more=self.stage.compose(inputs, window),
+        )
+
+    async def _announce(self, plan: Plan) -> None:
+        """Tell the audit which plan covers which objects."""
+        key = plan_key(plan.stage, plan.dataset, plan.number)
+        uri = self.workshop.buckets.uri(Layer.LEDGER, key)
+        await self.workshop.publish(
+            AuditRecord(
+                event_id=event_id(Kind.NOTE, plan.stage, "", uri, Status.PLANNED),
+                kind=Kind.NOTE,
+                status=Status.PLANNED,
+                run_id=plan.run_id,
+                parents=plan.parents,
+                stage=plan.stage,
+                variant=self.stage.variant,
+                dataset=plan.dataset,
+                stem=str(plan.stem),
+                inputs=tuple(self._object_record(c) for c in plan.inputs),
+                outputs=(ObjectRecord(uri=uri),),
+                message_id=key,
+                started=plan.created_at,
+                finished=plan.created_at,
+                host=self.workshop.host,
+            )
+        )
+
+    def _object_record(self, candidate: Candidate) -> ObjectRecord:
+        uri = self.workshop.buckets.uri(self.stage.reads, candidate.key)
+        return ObjectRecord(uri=uri, etag=candidate.etag, bytes=candidate.bytes, rows=candidate.rows)
+
+    async def _refresh(self, dataset: str) -> Plans:
+        """The dataset's plans, with those of other processes; the open ones among them are work for us too."""
+        plans = self._plans.setdefault(dataset, Plans(self.workshop, self.stage.name, dataset))
+        before = set(plans.known)
+        await plans.refresh()
+        for number in sorted(plans.known.keys() - before):
+            plan = plans.known[number]
+            if not await self._ended(plan):
+                self._open[dataset, number] = plan
+        return plans
+
+    # work a plan off
+
+    async def _ended(self, plan: Plan) -> bool:
+        return await self._standing(plan) is not None or await self._dead(plan)
+
+    async def _standing(self, plan: Plan) -> AuditRecord | None:
+        """The record of the commit object or manifest that ended the plan."""
+        variants = await self.variants.known()
+        keys = [(self.stage.writes, self.stage.commit_key(plan.stem, v)) for v in variants]
+        keys += [(Layer.QUARANTINE, manifest_key(plan.stage, plan.stem, v)) for v in variants]
+        for info in await asyncio.gather(*(self.workshop.store.head(layer, key) for layer, key in keys)):
+            if info is not None and (record := await committed_record(self.workshop, info)) is not None:
+                return record
+        return None
+
+    async def _dead(self, plan: Plan) -> bool:
+        keys = [dead_key(plan.stage, str(plan.stem), v) for v in await self.variants.known()]
+        found = await asyncio.gather(*(self.workshop.store.head(Layer.LEDGER, k) for k in keys))
+        return any(info is not None for info in found)
+
+    async def _work_off_open(self) -> None:
+        for (dataset, number), plan in sorted(self._open.items()):
+            await self._work_off(plan)
+            del self._open[dataset, number]
+
+    async def _work_off(self, plan: Plan) -> None:
+        """Bring one plan to its end: by our own start, or by waiting for another process's."""
+        while True:
+            if (record := await self._standing(plan)) is not None:
+                await self.workshop.publish(record)  # the process that committed may have died before it said so
+                return
+            if await self._dead(plan):
+                return
+            start = await self._take(plan)
+            if isinstance(start, str):
+                await self._bury(plan, start)
+                return
+            if start is not None:
+                await self._run_start(plan, start)
+            else:
+                await asyncio.sleep(self._poll)
+
+    async def _take(self, plan: Plan) -> Start | str | None:
+        """A start of our own; None while another's is alive; a sentence where there were too many."""
+        store, prefix = self.workshop.store, plan_key(plan.stage, plan.dataset, plan.number).removesuffix(".json")
+        starts: dict[int, ObjectInfo] = {}
+        async for info in store.list_objects(Layer.LEDGER, f"{prefix}.start-"):
+            if match := _START.search(info.key):
+                starts[int(match[1])] = info
+        states: dict[int, dict[str, Any]] = {}
+        for number, info in starts.items():
+            found = await store.read(Layer.LEDGER, info.key)
+            states[number] = json.loads(found[0]) if found else {}
+        failures = [s for s in states.values() if s.get("state") == "failed"]
+        if len(failures) >= MOST_FAILURES or len(starts) >= MOST_STARTS:
+            return "\n".join(str(s.get("error", "cut off")) for s in states.values())
+        last = max(starts, default=0)
+        if last and states[last].get("state") == "running" and not self._is_stale(starts[last]):
+            return None
+        if last and states[last].get("state") == "failed":
+            await asyncio.sleep(min(self._retry_pause * 2 ** (len(failures) - 1), 60.0))
+        key = start_key(plan.stage, plan.dataset, plan.number, last + 1)
+        state = {
+            "state": "running",
+            "host": self.workshop.host,
+            "pid": os.getpid(),
+            "token": str(uuid4()),
+            "variant": self.stage.variant,
+            "started_at": utc_now().isoformat(),
+        }
+        created = await store.create(Layer.LEDGER, key, json.dumps(state).encode(), metadata={}, content_type=JSON)
+        return Start(last + 1, key, created.etag, len(failures), state) if created else None
+
+    def _is_stale(self, info: ObjectInfo) -> bool:
+        """Whether the start was not renewed for `stale_after` seconds, by our own clock: none is compared."""
+        etag, since = self._seen.get(info.key, ("", 0.0))
+        if etag != info.etag:
+            self._seen[info.key] = (info.etag, since := time.monotonic())
+        return time.monotonic() - since >= self._stale_after
+
+    async def _run_start(self, plan: Plan, start: Start) -> None:
+        renewing = asyncio.create_task(self._renew(start))
+        log.info("%s: plan %d of %s, start %d", self.stage.name, plan.number, plan.dataset, start.number)
+        try:
+            record = await self._work(plan)
+            self.workshop.at("after_store")
+            await self.workshop.publish(record)
+            self.workshop.at("after_audit")
+        except asyncio.CancelledError:
+            await self._stop_renewing(renewing)
+            await self._tell(start, state="released")
+            raise
+        except (TransientFailure, ConfigurationError):
+            await self._stop_renewing(renewing)
+            with suppress(TransientFailure):
+                await self._tell(start, state="released")
+            raise
+        except Exception as error:
+            log.exception("%s: plan %d failed", self.stage.name, plan.number)
+            await self._stop_renewing(renewing)
+            await self._tell(start, state="failed", error="".join(traceback.format_exception(error))[-4000:])
+        finally:
+            await self._stop_renewing(renewing)
+
+    async def _renew(self, start: Start) -> None:
+        beat = 0
+        while True:
+            await asyncio.sleep(self._renew_every)
+            beat += 1
+            try:
+                if not await self._tell(start, renewed=beat):
+                    return
+            except TransientFailure as error:
+                log.warning("%s: %s could not be renewed: %s", self.stage.name, start.key, error)
+
+    async def _tell(self, start: Start, **news: Any) -> bool:
+        """Write the start's state anew; False where it is no longer ours."""
+        start.state |= news
+        info = await self.workshop.store.replace(
+            Layer.LEDGER, start.key, json.dumps(start.state).encode(), etag=start.etag, metadata={}, content_type=JSON
+        )
+        if info is not None:
+            start.etag = info.etag
+        return info is not None
+
+    @staticmethod
+    async def _stop_renewing(task: asyncio.Task[None]) -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def _bury(self, plan: Plan, why: str) -> None:
+        """The plan is dead: the auditor writes that down and shows it to people."""
+        key = plan_key(plan.stage, plan.dataset, plan.number)
+        body = {
+            "stage": plan.stage,
+            "dataset": plan.dataset,
+            "number": plan.number,
+            "stem": str(plan.stem),
+            "variant": self.stage.variant,
+            "run_id": str(plan.run_id),
+            "parents": [str(p) for p in plan.parents],
+            "inputs": [self._object_record(c).uri for c in plan.inputs],
+            "error": why,
+        }
+        headers = {
+            "acequia-error": f"plan {plan.number} failed too often",
+            "acequia-traceback": why[-4000:],
+            "acequia-stage": plan.stage,
+            "acequia-died-at": datetime.now(UTC).isoformat(),
+        }
+        message = Message(body=json.dumps(body).encode(), type="Plan", message_id=key, headers=headers)
+        await self.workshop.bus.publish("", dead_queue(plan.stage), message)
+
+    async def _work(self, plan: Plan) -> AuditRecord:
+        stage, workshop = self.stage, self.workshop
+        started = utc_now()
+        uri = workshop.buckets.uri(Layer.LEDGER, plan_key(plan.stage, plan.dataset, plan.number))
+        window = [Candidate(**c) for c in plan.more.get("window", ())]
+        with workshop.folder() as name, workshop.meters.seconds.labels(stage.name).time():
+            folder = Path(name)
+            inputs, paths = await self._fetch([*plan.inputs, *window], folder)
+            workshop.at("after_fetch")
+            work = Work(
+                stage=stage.name,
+                variant=stage.variant,
+                stem=plan.stem,
+                dataset=plan.dataset,
+                run_id=plan.run_id,
+                inputs=inputs,
+                plan={**plan.document(), "key": plan_key(plan.stage, plan.dataset, plan.number)},
+            )
+            try:
+                if not inputs:
+                    raise RejectedInput("inputs_gone", "none of the plan's inputs is there any more")
+                out = folder / "out"
+                out.mkdir()
+                outcome = await asyncio.to_thread(stage.process, work, paths, out)
+                workshop.at("after_process")
+                return await self._store(plan, work, outcome, uri, started)
+            except RejectedInput as rejected:
+                return await reject(workshop, work, rejected, subject=uri, started=started, parents=plan.parents)
+
+    async def _fetch(self, candidates: Sequence[Candidate], folder: Path) -> tuple[tuple[Input, ...], list[Path]]:
+        """The plan's objects as local files; one that was deleted since is left out."""
+        slots = asyncio.Semaphore(8)
+        workshop, reads = self.workshop, self.stage.reads
+
+        async def one(position: int, candidate: Candidate) -> tuple[Input, Path] | None:
+            path = folder / f"{position:06d}.parquet"
+            try:
+                async with slots:
+                    await workshop.store.get(reads, candidate.key, path, etag=candidate.etag)
+            except InputGone as gone:
+                log.warning("%s: left out: %s", self.stage.name, gone)
+                return None
+            uri = workshop.buckets.uri(reads, candidate.key)
+            return Input(reads, candidate.key, candidate.etag, uri, candidate.bytes, candidate.rows), path
+
+        found = [f for f in await asyncio.gather(*(one(i, c) for i, c in enumerate(candidates))) if f is not None]
+        return tuple(f[0] for f in found), [f[1] for f in found]
+
+    async def _store(self, plan: Plan, work: Work, outcome: Outcome, subject: str, started: datetime) -> AuditRecord:
+        stage, workshop = self.stage, self.workshop
+        beside = await store_beside(workshop, outcome.beside)
+        key = stage.commit_key(work.stem, work.variant)
+        record = AuditRecord(
+            event_id=event_id(Kind.OUTCOME, stage.name, work.variant, subject),
+            kind=Kind.OUTCOME,
+            status=Status.SUCCESS,
+            run_id=plan.run_id,
+            parents=plan.parents,
+            stage=stage.name,
+            variant=work.variant,
+            dataset=work.dataset,
+            stem=str(work.stem),
+            inputs=tuple(input_record(i) for i in work.inputs),
+            outputs=(ObjectRecord(uri=workshop.buckets.uri(stage.writes, key)), *beside),
+            rows_in=outcome.rows_in,
+            rows_out=outcome.rows_out,
+            parameters=dict(outcome.parameters),
+            metrics=dict(outcome.metrics),
+            started=started,
+            finished=utc_now(),
+            host=workshop.host,
+        )
+        return await commit(workshop, layer=stage.writes, key=key, record=record, document=outcome.document)
