@@ -1,0 +1,309 @@
+"""What died is made durable in the store, then in the table, then acknowledged: so people can list, show, replay it."""
+
+import asyncio
+import base64
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
+from acequia.events import (
+    META_DATASET,
+    META_RUN_ID,
+    AuditRecord,
+    ErrorRecord,
+    IngestionCommand,
+    Kind,
+    ObjectCreated,
+    ObjectRecord,
+    Status,
+    event_id,
+    parse_notification,
+    utc_now,
+)
+from acequia.layers import (
+    NAMESPACE,
+    UNKNOWN_DATASET,
+    Buckets,
+    Layer,
+    Name,
+    Stem,
+    dead_key,
+    landing_done_id,
+    plan_key,
+    run_id_of,
+)
+from acequia.ports import Ack, Delivery, HandBack, Message, ObjectStore, Settlement
+from acequia.topology import READERS, dead_queue
+from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
+from acequia_auditor.write import clean, insert_records
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[AuditRecord], Awaitable[None]]
+TEXT_LIMIT = 100_000
+"""Characters of a reason or traceback that are kept."""
+
+
+class DeadLetter(BaseModel):
+    """`dead/<stage>/<name>.json` in LEDGER: all that is needed to understand, and to replay, what died."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    record: AuditRecord
+    key: str
+    stem: str
+    reason: str
+    traceback: str = ""
+    uri: str | None = None
+    type: str = ""
+    message_id: str = ""
+    payload: str
+    """The message's body; base64 where it is not UTF-8."""
+    payload_is_base64: bool = False
+    headers: Mapping[str, str]
+    attempt: int
+    died_at: datetime
+    state: str = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What the dead message was about."""
+
+    name: str
+    """The stem, or an id where there is none."""
+    variant: str
+    subject: str
+    run_id: UUID
+    dataset: str
+    stem: Stem | None = None
+    inputs: tuple[ObjectRecord, ...] = ()
+    parents: tuple[UUID, ...] = ()
+    error: str = ""
+    traceback: str = ""
+
+
+class DeadLetterWriter:
+    """The handler of each `acequia.<stage>.dead` queue. Whatever is away: the message waits in hand.
+
+    `buckets` says whose notifications are ours; `publish`, if given, tells others of the DEAD record (confirmed)
+    before the table is written.
+    """
+
+    def __init__(
+        self, database: Database, store: ObjectStore, publish: Publish | None = None, *, buckets: Buckets | None = None
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._publish = publish
+        self._buckets = buckets or Buckets()
+        self._closed = asyncio.Event()
+
+    async def handle(self, delivery: Delivery) -> Settlement:
+        """Ack once it lies in LEDGER and in the table; HandBack on `close`. Nothing dies twice: there is no Dead."""
+        letter = self._letter(delivery)
+        pause = RETRY_FIRST
+        while not self._closed.is_set():
+            try:
+                stored = await self._store_letter(letter)
+                if self._publish is not None:
+                    await self._publish(stored.record)
+                await store_letters(self._database, [stored])
+            except RejectedInput as error:
+                # it is safe in LEDGER; a table that cannot hold it must not keep the queue from draining
+                log.error("a dead letter is only in LEDGER, %s: %s", letter.key, error)  # noqa: TRY400
+                return Ack()
+            except (TransientFailure, ConfigurationError) as error:
+                log.warning("a dead letter of %s waits: %s", letter.record.stage, error)
+                try:
+                    await asyncio.wait_for(self._closed.wait(), pause)
+                except TimeoutError:
+                    pause = min(pause * 2, RETRY_MOST)
+            else:
+                return Ack()
+        return HandBack()
+
+    async def close(self) -> None:
+        """Stop: what waits for a server is handed back."""
+        self._closed.set()
+
+    async def _store_letter(self, letter: DeadLetter) -> DeadLetter:
+        """Put it into LEDGER; what stands there already (the same message again) is the truth."""
+        data = letter.model_dump_json(indent=1).encode()
+        created = await self._store.create(Layer.LEDGER, letter.key, data, metadata={}, content_type="application/json")
+        if created is not None:
+            return letter
+        found = await self._store.read(Layer.LEDGER, letter.key)
+        if found is None:
+            raise TransientFailure(f"{letter.key} was removed meanwhile", dependency="minio")
+        try:
+            return DeadLetter.model_validate_json(found[0])
+        except ValidationError:
+            log.warning("%s is no dead letter of ours; it stays as it is", letter.key)
+            return letter
+
+    def _letter(self, delivery: Delivery) -> DeadLetter:
+        message, headers = delivery.message, dict(delivery.message.headers)
+        stage = headers.get("acequia-stage") or _stage_of(delivery.queue)
+        about = self._about(stage, message, headers)
+        died_at = _time(headers.get("acequia-died-at"))
+        attempt = _number(headers.get("acequia-attempt"), delivery.attempt)
+        reason = (about.error or headers.get("acequia-error") or "the broker gave it up (delivery limit)")[:TEXT_LIMIT]
+        trace = (about.traceback or headers.get("acequia-traceback") or "")[:TEXT_LIMIT]
+        try:
+            payload, is_base64 = message.body.decode(), False
+        except UnicodeDecodeError:
+            payload, is_base64 = base64.b64encode(message.body).decode(), True
+        if "\0" in payload:
+            payload, is_base64 = base64.b64encode(message.body).decode(), True
+        record = AuditRecord(
+            event_id=event_id(Kind.DEAD, stage, about.variant, about.subject),
+            kind=Kind.DEAD,
+            status=Status.DEAD,
+            run_id=about.run_id,
+            parents=about.parents,
+            stage=stage,
+            variant=about.variant,
+            dataset=about.dataset,
+            stem=str(about.stem) if about.stem else None,
+            inputs=about.inputs,
+            error=ErrorRecord(type=reason.partition(":")[0][:200], message=reason, traceback=trace or None),
+            message_id=message.message_id or None,
+            attempt=attempt,
+            started=died_at,
+            finished=died_at,
+            host=socket.gethostname(),
+            traceparent=headers.get("traceparent"),
+        )
+        return DeadLetter(
+            record=record,
+            key=dead_key(stage, about.name, about.variant or None),
+            stem=about.name,
+            reason=reason,
+            traceback=trace,
+            uri=about.inputs[0].uri if about.inputs else None,
+            type=message.type,
+            message_id=message.message_id,
+            payload=payload,
+            payload_is_base64=is_base64,
+            headers=headers,
+            attempt=attempt,
+            died_at=died_at,
+        )
+
+    def _about(self, stage: str, message: Message, headers: Mapping[str, str]) -> _Subject:
+        try:
+            match message.type:
+                case "":
+                    event = parse_notification(message.body, self._buckets)
+                    if isinstance(event, ObjectCreated):
+                        return _of_object(stage, event, headers)
+                case "IngestionCommand":
+                    command = IngestionCommand.model_validate_json(message.body)
+                    run = command.run_id
+                    return _Subject(str(run), "", str(run), run, command.dataset)
+                case "AuditRecord":
+                    record = AuditRecord.model_validate_json(message.body)
+                    subject = str(record.event_id)
+                    return _Subject(subject, "", subject, record.run_id, record.dataset, inputs=record.inputs)
+                case "Plan":
+                    return _of_plan(stage, json.loads(message.body))
+        except (RejectedInput, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.info("a dead message of %s cannot be read: %r", stage, error)
+        named = uuid5(NAMESPACE, f"dead\n{stage}\n{message.message_id}\n{message.body.hex()}")
+        return _Subject(str(named), "", str(named), named, UNKNOWN_DATASET)
+
+
+def _of_object(stage: str, event: ObjectCreated, headers: Mapping[str, str]) -> _Subject:
+    name = Name.of_key(event.key)
+    variant = headers.get("acequia-variant") or (name.variant if name else None) or ""
+    item = ObjectRecord(uri=event.uri, etag=event.etag, bytes=event.size)
+    done_id = landing_done_id(event.bucket, event.key, event.etag)
+    return _Subject(
+        name=str(name.stem) if name else str(done_id),
+        variant=variant,
+        subject=event.uri if name else str(done_id),
+        run_id=run_id_of(event.metadata.get(META_RUN_ID), event.bucket, event.key, event.etag),
+        dataset=name.stem.dataset if name else event.metadata.get(META_DATASET) or UNKNOWN_DATASET,
+        stem=name.stem if name else None,
+        inputs=(item,),
+    )
+
+
+def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:
+    stem = Stem.parse(str(plan["stem"]))
+    inputs = tuple(
+        ObjectRecord(uri=i) if isinstance(i, str) else ObjectRecord.model_validate(i) for i in plan.get("inputs") or ()
+    )
+    return _Subject(
+        name=str(plan["stem"]),
+        variant=str(plan.get("variant") or ""),
+        subject=plan_key(stage, str(plan["dataset"]), int(plan["number"])),
+        run_id=UUID(str(plan["run_id"])),
+        dataset=str(plan["dataset"]),
+        stem=stem,
+        inputs=inputs,
+        parents=tuple(UUID(str(p)) for p in plan.get("parents") or ()),
+        error=str(plan.get("error") or ""),
+        traceback=str(plan.get("traceback") or ""),
+    )
+
+
+def _stage_of(queue: str) -> str:
+    stages = (*(reader.stage for reader in READERS), "auditor")
+    return next((s for s in stages if dead_queue(s) == queue), queue)
+
+
+def _time(text: str | None) -> datetime:
+    try:
+        at = datetime.fromisoformat(text or "")
+    except ValueError:
+        return utc_now()
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 10 else otherwise
+
+
+async def store_letters(database: Database, letters: list[DeadLetter]) -> int:
+    """Store the letters and their DEAD records, in one transaction; how many records were new."""
+    async with database.transaction() as connection:
+        stored = await insert_records(connection, [letter.record for letter in letters])
+        await _insert(connection, list({letter.record.event_id: letter for letter in letters}.values()))
+    return stored
+
+
+async def _insert(connection: Connection, letters: list[DeadLetter]) -> None:
+    rows = [
+        (
+            letter.record.event_id,
+            letter.record.run_id,
+            letter.record.stage,
+            letter.stem,
+            letter.record.variant,
+            letter.record.dataset,
+            letter.reason,
+            letter.traceback,
+            letter.uri,
+            letter.type,
+            letter.message_id,
+            letter.payload,
+            letter.payload_is_base64,
+            json.dumps(clean(dict(letter.headers))),
+            letter.attempt,
+            letter.died_at,
+            letter.state,
+        )
+        for letter in sorted(letters, key=lambda letter: letter.record.event_id)
+    ]
+    columns = [[clean(row[n]) for row in rows] for n in range(17)]
+    await connection.execute(query("insert_dead_letters"), *columns)

@@ -1,0 +1,1 @@
+INSERT INTO acequia.migrations (name) VALUES ($1);

@@ -1,0 +1,1 @@
+SELECT to_regclass('acequia.migrations') IS NULL;

@@ -1,0 +1,282 @@
+"""Audit records in, PostgreSQL rows out: gathered into few transactions, each message settled after its commit."""
+
+import asyncio
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
+from acequia.events import AuditRecord, Kind, ObjectRecord, Status
+from acequia.layers import Layer
+from acequia.ports import Ack, Dead, Delivery, HandBack, Settlement
+from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+"""Records in one transaction at most."""
+LINGER = 0.02
+"""Seconds that a batch waits for more, while records come in numbers."""
+BUSY = 8
+"""A batch of at least this many says that records come in numbers: the next one lingers."""
+_WRITTEN = frozenset({Status.SUCCESS, Status.REJECTED, Status.SUPERSEDED, Status.GONE})
+"""Statuses whose outputs are this record's own; with SAME_CONTENT they are another run's."""
+
+
+def layer_of(uri: str) -> str | None:
+    """The layer of an object, told by its bucket's name (`<prefix>-<layer>`); None where it is not of ours."""
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    tail = bucket.rpartition("-")[2]
+    return tail if tail in set(Layer) else None
+
+
+def source_of(record: AuditRecord) -> str:
+    """What a person calls the source of an ingestion: its file's name, or its kind."""
+    source = record.parameters.get("source")
+    if isinstance(source, dict) and isinstance(source.get("kind"), str):
+        return str(source.get("name") or source["kind"])
+    if isinstance(source, str) and source:
+        return source.rpartition("/")[2]
+    for read in record.inputs:
+        if layer_of(read.uri) in (None, Layer.LANDING):
+            return read.uri.rstrip("/").rpartition("/")[2]
+    return record.stem or str(record.run_id)
+
+
+async def store_records(database: Database, records: Sequence[AuditRecord]) -> int:
+    """Store those of `records` that are not stored yet, in one transaction; how many that were.
+
+    Raises as `Database` does: RejectedInput where PostgreSQL cannot hold one of them.
+    """
+    if not records:
+        return 0
+    async with database.transaction() as connection:
+        return await insert_records(connection, records)
+
+
+async def insert_records(connection: Connection, records: Sequence[AuditRecord]) -> int:
+    """The same inside a transaction of the caller's."""
+    by_id = {record.event_id: record for record in records}
+    known = await connection.fetch(query("known_events"), list(by_id))
+    for row in known:
+        del by_id[row["event_id"]]
+    # in one order everywhere: two writers of the same records wait for each other instead of dead-locking
+    new = [by_id[key] for key in sorted(by_id)]
+    if not new:
+        return 0
+    await connection.execute(query("insert_events"), *_columns([_event(r) for r in new], 17))
+    objects = [row for record in new for row in _objects(record)]
+    if objects:
+        await connection.execute(query("insert_objects"), *_columns(objects, 8))
+    artifacts = sorted((row for record in new for row in _artifacts(record)), key=lambda row: row[:2])
+    if artifacts:
+        await connection.execute(query("insert_artifacts"), *_columns(artifacts, 13))
+    runs = _runs(new)
+    if runs:
+        await connection.execute(query("insert_runs"), *_columns(runs, 4))
+    return len(new)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[n] for row in rows] for n in range(width)]
+
+
+def clean(value: Any) -> Any:
+    """PostgreSQL's text and jsonb have no NUL."""
+    match value:
+        case str():
+            return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        case dict():
+            return {clean(k): clean(v) for k, v in value.items()}
+        case list():
+            return [clean(v) for v in value]
+        case _:
+            return value
+
+
+def dump(record: AuditRecord) -> str:
+    text = record.model_dump_json()
+    return json.dumps(clean(json.loads(text))) if "\\u0000" in text else text
+
+
+def _event(record: AuditRecord) -> tuple[Any, ...]:
+    return (
+        record.event_id,
+        record.kind.value,
+        record.status.value,
+        record.run_id,
+        # an array of arrays cannot be unnested by row: parents travel as one text and are cast in the statement
+        "{" + ",".join(map(str, record.parents)) + "}",
+        clean(record.stage),
+        clean(record.variant),
+        clean(record.dataset),
+        clean(record.stem),
+        record.rows_in,
+        record.rows_out,
+        record.rows_duplicate,
+        sum(record.rejected.values()),
+        record.attempt,
+        record.started,
+        record.finished,
+        dump(record),
+    )
+
+
+def _objects(record: AuditRecord) -> Iterator[tuple[Any, ...]]:
+    for role, objects in (("input", record.inputs), ("output", record.outputs)):
+        for n, item in enumerate(objects):
+            uri, etag = clean(item.uri), clean(item.etag)
+            yield (record.event_id, role, n, uri, etag, layer_of(uri), item.bytes, item.rows)
+
+
+def _artifacts(record: AuditRecord) -> Iterator[tuple[Any, ...]]:
+    if record.status not in _WRITTEN or record.kind is Kind.ACCEPTED:
+        return
+    seen: set[tuple[str, str]] = set()
+    for item in record.outputs:
+        if (key := (clean(item.uri), clean(item.etag))) not in seen:
+            seen.add(key)
+            yield _artifact(record, item, *key)
+
+
+def _artifact(record: AuditRecord, item: ObjectRecord, uri: str, etag: str) -> tuple[Any, ...]:
+    return (
+        uri,
+        etag,
+        layer_of(uri),
+        clean(record.dataset),
+        record.run_id,
+        clean(record.stage),
+        clean(record.stem),
+        clean(record.variant),
+        item.bytes,
+        item.rows,
+        clean(item.sha256),
+        record.finished,
+        record.event_id,
+    )
+
+
+def _runs(records: Sequence[AuditRecord]) -> list[tuple[Any, ...]]:
+    """The ingestions that `records` tell of: each once, as its earliest record says."""
+    first: dict[UUID, AuditRecord] = {}
+    for record in records:
+        if record.kind is Kind.ACCEPTED or record.stage == "ingestor":
+            earlier = first.get(record.run_id)
+            if earlier is None or record.started < earlier.started:
+                first[record.run_id] = record
+    return [(k, clean(r.dataset), clean(source_of(r)), r.started) for k, r in sorted(first.items())]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    record: AuditRecord
+    futures: list[asyncio.Future[Settlement]] = field(default_factory=list)
+
+    def settle(self, settlement: Settlement) -> None:
+        for future in self.futures:
+            if not future.done():
+                future.set_result(settlement)
+
+
+class AuditWriter:
+    """The handler of the audit queue. Consume with a high concurrency (hundreds): what is in hand is one batch.
+
+    While PostgreSQL is away the messages stay in hand, unacknowledged, and are stored when it is back.
+    """
+
+    def __init__(self, database: Database, *, linger: float = LINGER, batch: int = BATCH) -> None:
+        self._database = database
+        self._linger = linger
+        self._batch = batch
+        self._waiting: dict[UUID, _Waiting] = {}
+        self._full = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._stuck = False
+        self.stored = 0
+        """Records stored since the start."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether records are being stored (not waiting for PostgreSQL)."""
+        return self._database.ready and not self._stuck
+
+    async def handle(self, delivery: Delivery) -> Settlement:
+        """Store the record of `delivery`: Ack after the commit, Dead where it is no record, HandBack on `close`."""
+        if self._closed:
+            return HandBack()
+        try:
+            record = AuditRecord.model_validate_json(delivery.message.body)
+        except ValidationError as error:
+            return Dead(f"not an audit record: {error.error_count()} problem(s)", traceback=str(error))
+        future: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
+        # the same record twice in hand (a redelivery after a lost connection) is one row and one place in memory
+        self._waiting.setdefault(record.event_id, _Waiting(record)).futures.append(future)
+        if len(self._waiting) >= self._batch:
+            self._full.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write_all(), name="auditor: write")
+        return await future
+
+    async def close(self) -> None:
+        """Stop: what is not committed is handed back."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for waiting in self._waiting.values():
+            waiting.settle(HandBack())
+        self._waiting.clear()
+
+    async def _write_all(self) -> None:
+        """Write until nothing waits. While one batch is being written the next one gathers by itself."""
+        last = 0
+        while self._waiting:
+            if last >= BUSY and len(self._waiting) < self._batch:
+                self._full.clear()
+                try:
+                    await asyncio.wait_for(self._full.wait(), self._linger)
+                except TimeoutError:
+                    pass  # lingered long enough
+            batch = [self._waiting[key] for key in list(self._waiting)[: self._batch]]
+            last = len(batch)
+            await self._write(batch)
+
+    async def _write(self, batch: list[_Waiting]) -> None:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                self.stored += await store_records(self._database, [w.record for w in batch])
+            except RejectedInput as error:
+                self._stuck = False
+                if len(batch) > 1:
+                    await self._write(batch[: len(batch) // 2])
+                    await self._write(batch[len(batch) // 2 :])
+                else:
+                    self._settle(batch, Dead(str(error), traceback=traceback.format_exc()))
+                return
+            except (TransientFailure, ConfigurationError) as error:
+                self._stuck = True
+                log.warning("%d audit records wait: %s; trying again in %.1f s", len(batch), error, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+            except Exception as error:  # noqa: BLE001 - a fault of ours: keep the records, say so, try again
+                self._stuck = True
+                log.exception("%d audit records wait: %r", len(batch), error)
+                await asyncio.sleep(RETRY_MOST)
+            else:
+                self._stuck = False
+                self._settle(batch, Ack())
+                return
+
+    def _settle(self, batch: list[_Waiting], settlement: Settlement) -> None:
+        for waiting in batch:
+            self._waiting.pop(waiting.record.event_id, None)
+            waiting.settle(settlement)
