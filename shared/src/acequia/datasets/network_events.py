@@ -171,6 +171,20 @@ DATASET = Dataset(
     patterns=("conn*.log*", "*conn.log*", "network_events*.csv*", "network_events*.parquet"),
     readers=frozenset({"transformer", "trainer", "evaluator"}),
     event_time="timestamp",
-    features=(),  # the transformer's: columns of SILVER that a model is trained on
+    features=(  # what the transformer adds and documents
+        "log_bytes",
+        "log_duration",
+        "duration_missing",
+        "duration_zero",
+        "log_bytes_rate",
+        "protocol_rarity",
+        "source_interval",
+        "pair_interval",
+        "pair_interval_change",
+        "new_destination",
+        "log_fan_out",
+        "log_ports_seen",
+        "log_recent_events",
+    ),
     synthetic=True,
 )
