@@ -1,0 +1,542 @@
+"""Commands and landing objects in, RAW parts and one `done` out.
+
+What is decided once is pinned in LEDGER before anything is written: a claim pins what a file's content becomes, a
+command what was asked for. Whoever finds it unfinished finishes it, with the same bytes under the same keys.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import UUID
+
+from acequia.errors import InputGone, RejectedInput, TransientFailure
+from acequia.events import (
+    META_DATASET,
+    META_FORMAT,
+    META_ROWS,
+    META_RUN_ID,
+    META_STAGE_VERSION,
+    META_TIME_MAX,
+    META_TIME_MIN,
+    META_TRACEPARENT,
+    AuditRecord,
+    ErrorRecord,
+    Ignored,
+    IngestionCommand,
+    Kind,
+    ObjectCreated,
+    ObjectRecord,
+    Status,
+    event_id,
+    parse_notification,
+    record_of_document,
+    utc_now,
+)
+from acequia.layers import (
+    UNKNOWN_DATASET,
+    Layer,
+    Stem,
+    claim_key,
+    command_key,
+    data_key,
+    done_key,
+    landing_done_id,
+    manifest_key,
+    rejected_rows_key,
+    run_id_of,
+)
+from acequia.ports import Delivery, ObjectInfo, Settlement
+from acequia.runner import JSON, PARQUET, Variants, Workshop, info_record, publish_note, settle, sha256_of
+from acequia.work import variant_of
+from acequia_ingestor.detect import choose_dataset, read_head, resolve_format
+from acequia_ingestor.formats import Format
+from acequia_ingestor.parse import NoRows, Parsed, ParseOptions, draw_synthetic, parse_file
+from acequia_ingestor.settings import IngestorSettings
+
+log = logging.getLogger("acequia")
+
+STAGE = "ingestor"
+VERSION = "1"
+"""Raise it with each change of what RAW holds."""
+COMMAND = "IngestionCommand"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whom an outcome belongs to: one landing object, or one command."""
+
+    done_id: UUID
+    run_id: UUID
+    at: datetime
+    subject: str
+    """What the audit knows the input by: the landing object's uri, or the run of a command."""
+    file_name: str | None
+    inputs: tuple[ObjectRecord, ...]
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the content of a file becomes, pinned once: the first to come with it."""
+
+    dataset: str
+    digest: str
+    origin: Origin
+    rows_per_part: int
+    format: str
+
+    @property
+    def stem(self) -> Stem:
+        return Stem(self.dataset, self.origin.at, self.digest[:16])
+
+    def document(self) -> dict[str, Any]:
+        origin = self.origin
+        return {
+            "schema_version": 1,
+            "dataset": self.dataset,
+            "digest": self.digest,
+            "format": self.format,
+            "rows_per_part": self.rows_per_part,
+            "done_id": str(origin.done_id),
+            "run_id": str(origin.run_id),
+            "at": origin.at.isoformat(),
+            "subject": origin.subject,
+            "file_name": origin.file_name,
+            "inputs": [i.model_dump(mode="json", exclude_defaults=True) for i in origin.inputs],
+            "traceparent": origin.traceparent,
+        }
+
+    @classmethod
+    def parse(cls, body: bytes) -> "Claim":
+        document = json.loads(body)
+        return cls(
+            dataset=document["dataset"],
+            digest=document["digest"],
+            format=document["format"],
+            rows_per_part=document["rows_per_part"],
+            origin=Origin(
+                done_id=UUID(document["done_id"]),
+                run_id=UUID(document["run_id"]),
+                at=datetime.fromisoformat(document["at"]),
+                subject=document["subject"],
+                file_name=document["file_name"],
+                inputs=tuple(ObjectRecord.model_validate(i) for i in document["inputs"]),
+                traceparent=document["traceparent"],
+            ),
+        )
+
+
+def accepted_record(
+    *,
+    run_id: UUID,
+    dataset: str,
+    at: datetime,
+    host: str,
+    parameters: Mapping[str, Any],
+    inputs: Sequence[ObjectRecord] = (),
+    traceparent: str | None = None,
+) -> AuditRecord:
+    """The record that a run was taken on. The same run gives the same event id, whoever says it."""
+    return AuditRecord(
+        event_id=event_id(Kind.ACCEPTED, STAGE, "", str(run_id)),
+        kind=Kind.ACCEPTED,
+        status=Status.ACCEPTED,
+        run_id=run_id,
+        stage=STAGE,
+        variant="",
+        dataset=dataset,
+        inputs=tuple(inputs),
+        parameters=dict(parameters),
+        started=at,
+        finished=at,
+        host=host,
+        traceparent=traceparent,
+    )
+
+
+def accepted_command(command: IngestionCommand, host: str) -> AuditRecord:
+    return accepted_record(
+        run_id=command.run_id,
+        dataset=command.dataset,
+        at=command.accepted_at,
+        host=host,
+        parameters={"source": command.source.model_dump(mode="json")},
+        traceparent=command.traceparent,
+    )
+
+
+class Ingestor:
+    """Handles commands and landing objects: `handle` is what the bus is given."""
+
+    def __init__(self, workshop: Workshop, settings: IngestorSettings, formats: Mapping[str, Format]) -> None:
+        self.workshop = workshop
+        self.settings = settings
+        self.formats = formats
+        self.variant = variant_of(VERSION, {"rows_per_part": settings.rows_per_part})
+        self._variants = Variants(workshop.store, STAGE)
+
+    async def start(self) -> None:
+        await self._variants.register(self.variant, reads=Layer.LANDING, writes=Layer.RAW)
+
+    async def handle(self, delivery: Delivery) -> Settlement:
+        act = self._command if delivery.message.type == COMMAND else self._landed
+        return await settle(act, delivery, workshop=self.workshop, stage=STAGE)
+
+    # commands
+
+    async def _command(self, delivery: Delivery) -> None:
+        started = utc_now()
+        try:
+            command = IngestionCommand.model_validate_json(delivery.message.body)
+        except ValueError as error:
+            rejected = RejectedInput("malformed_command", f"not an ingestion command of ours: {error}")
+            await self._note(delivery, None, Status.REJECTED, rejected, started)
+            return
+        origin = Origin(
+            done_id=command.run_id,
+            run_id=command.run_id,
+            at=command.accepted_at.astimezone(UTC).replace(microsecond=0),
+            subject=str(command.run_id),
+            file_name=None,
+            inputs=(),
+            traceparent=command.traceparent,
+        )
+        accepted = accepted_command(command, self.workshop.host)
+        record = await self._done(origin.done_id)
+        if record is None:
+            with self.workshop.folder() as name, self.workshop.meters.seconds.labels(STAGE).time():
+                stem = Stem(command.dataset, origin.at, command.run_id.hex[:16])
+                more = {"command": command.model_dump(mode="json")}
+                parameters = {"source": command.source.model_dump(mode="json")}
+                try:
+                    dataset = self.workshop.registry.get(command.dataset)
+                    if dataset is None:
+                        raise RejectedInput("unknown_dataset", f"no dataset is named {command.dataset!r}")
+                    parsed = await asyncio.to_thread(
+                        draw_synthetic,
+                        command.source,
+                        dataset,
+                        Path(name),
+                        rows_per_part=self.settings.rows_per_part,
+                        start=origin.at,
+                    )
+                    self.workshop.at("after_process")
+                    record = await self._finish(origin, stem, parsed, parameters, accepted, started, more)
+                except RejectedInput as rejected:
+                    record = await self._reject(origin, stem, rejected, parameters, accepted, started, more)
+        self.workshop.at("after_store")
+        await self.workshop.publish(record)
+        self.workshop.at("after_audit")
+        await self.workshop.store.remove(Layer.LEDGER, command_key(command.run_id))
+
+    # landing objects
+
+    async def _landed(self, delivery: Delivery) -> None:
+        started = utc_now()
+        try:
+            event = parse_notification(delivery.message.body, self.workshop.buckets)
+        except RejectedInput as rejected:
+            await self._note(delivery, None, Status.REJECTED, rejected, started)
+            return
+        if isinstance(event, Ignored) or event.layer is not Layer.LANDING:
+            reason = event.reason if isinstance(event, Ignored) else "another layer"
+            self.workshop.meters.ignored.labels(STAGE, reason).inc()
+            return
+        try:
+            with self.workshop.folder() as name, self.workshop.meters.seconds.labels(STAGE).time():
+                record = await self._land(event, Path(name), started)
+                self.workshop.at("after_store")
+                await self.workshop.publish(record)
+                self.workshop.at("after_audit")
+        except InputGone as gone:
+            status = Status.SUPERSEDED if gone.superseded else Status.GONE
+            await self._note(delivery, event, status, gone, started)
+
+    async def _land(self, event: ObjectCreated, folder: Path, started: datetime) -> AuditRecord:
+        """The record of a landing object's one outcome. Raises InputGone where the object changed meanwhile."""
+        if event.etag and (record := await self._done(landing_done_id(event.bucket, event.key, event.etag))):
+            return record
+        source = folder / "source"
+        info = await self.workshop.store.get(Layer.LANDING, event.key, source, etag=event.etag or None)
+        self.workshop.at("after_fetch")
+        origin = Origin(
+            done_id=landing_done_id(event.bucket, event.key, info.etag),
+            run_id=run_id_of(info.metadata.get(META_RUN_ID), event.bucket, event.key, info.etag),
+            at=info.last_modified.astimezone(UTC).replace(microsecond=0),
+            subject=event.uri,
+            file_name=PurePosixPath(event.key).name or event.key,
+            inputs=(info_record(info),),
+            traceparent=info.metadata.get(META_TRACEPARENT),
+        )
+        parameters: dict[str, Any] = {"file": origin.file_name}
+        try:
+            dataset, format = await asyncio.to_thread(self._recognise, source, event.key, info)
+        except RejectedInput as rejected:
+            stem = Stem(UNKNOWN_DATASET, origin.at, origin.done_id.hex[:16])
+            accepted = self._accept_file(origin, UNKNOWN_DATASET, parameters)
+            await self.workshop.publish(accepted)
+            return await self._reject(origin, stem, rejected, parameters, accepted, started, {})
+        accepted = self._accept_file(origin, dataset, parameters)
+        await self.workshop.publish(accepted)
+        digest = ParseOptions(dataset, format).claim_digest(await asyncio.to_thread(sha256_of, source))
+        claim = await self._claim(
+            Claim(dataset, digest, origin, rows_per_part=self.settings.rows_per_part, format=format)
+        )
+        self.workshop.at("after_claim")
+        first = await self._carry_out(claim, source, folder, accepted, started)
+        if claim.origin.done_id == origin.done_id:
+            return first
+        await self.workshop.publish(first)
+        return await self._same_content(origin, claim, first, parameters, accepted, started)
+
+    def _recognise(self, source: Path, key: str, info: ObjectInfo) -> tuple[str, str]:
+        """Dataset and format by name. Raises RejectedInput where nobody can say."""
+        name = PurePosixPath(key).name
+        wanted_dataset, wanted_format = info.metadata.get(META_DATASET), info.metadata.get(META_FORMAT)
+        head = read_head(source, name)
+        dataset = choose_dataset(wanted_dataset, key, head, self.workshop.registry, self.formats)
+        return dataset.name, resolve_format(source, name, dataset, wanted_format)
+
+    def _accept_file(self, origin: Origin, dataset: str, parameters: Mapping[str, Any]) -> AuditRecord:
+        return accepted_record(
+            run_id=origin.run_id,
+            dataset=dataset,
+            at=origin.at,
+            host=self.workshop.host,
+            parameters=parameters,
+            inputs=origin.inputs,
+            traceparent=origin.traceparent,
+        )
+
+    async def _claim(self, ours: Claim) -> Claim:
+        """The claim of this content: ours if we are the first, else the one that stands."""
+        key = claim_key(ours.dataset, ours.digest)
+        body = json.dumps(ours.document(), indent=1).encode()
+        if await self.workshop.store.create(Layer.LEDGER, key, body, metadata={}, content_type=JSON):
+            return ours
+        if (found := await self.workshop.store.read(Layer.LEDGER, key)) is None:
+            raise TransientFailure(f"claim {key} was removed while it was read", dependency="minio")
+        return Claim.parse(found[0])
+
+    async def _carry_out(
+        self, claim: Claim, source: Path, folder: Path, accepted: AuditRecord, started: datetime
+    ) -> AuditRecord:
+        """The record of the claim's owner: as it stands, or after writing what it lacks."""
+        if (record := await self._done(claim.origin.done_id)) is not None:
+            return record
+        settings, parameters = self.settings, {"file": claim.origin.file_name}
+        if claim.origin.run_id != accepted.run_id:
+            accepted = self._accept_file(claim.origin, claim.dataset, parameters)
+        try:
+            parsed = await asyncio.to_thread(
+                parse_file,
+                source,
+                claim.origin.file_name or "",
+                self.workshop.registry[claim.dataset],
+                claim.format,
+                folder / "parts",
+                rows_per_part=claim.rows_per_part,
+                max_ratio=settings.max_ratio,
+                max_bytes=settings.max_unpacked_bytes,
+            )
+            self.workshop.at("after_process")
+            return await self._finish(claim.origin, claim.stem, parsed, parameters, accepted, started, {})
+        except RejectedInput as rejected:
+            return await self._reject(claim.origin, claim.stem, rejected, parameters, accepted, started, {})
+
+    async def _same_content(
+        self,
+        origin: Origin,
+        claim: Claim,
+        first: AuditRecord,
+        parameters: Mapping[str, Any],
+        accepted: AuditRecord,
+        started: datetime,
+    ) -> AuditRecord:
+        record = self._outcome(
+            origin,
+            claim.dataset,
+            Status.SAME_CONTENT,
+            started,
+            stem=str(claim.stem),
+            parameters={
+                **parameters,
+                "same_as": str(claim.origin.run_id),
+                "same_status": first.status.value,
+                "format": claim.format,
+            },
+        )
+        return await self._commit(origin, record, accepted, {})
+
+    # outcomes
+
+    async def _done(self, done_id: UUID) -> AuditRecord | None:
+        found = await self.workshop.store.read(Layer.LEDGER, done_key(done_id))
+        if found is None:
+            return None
+        body, info = found
+        return record_of_document(json.loads(body), uri=info.uri, etag=info.etag, size=info.bytes)
+
+    async def _finish(
+        self,
+        origin: Origin,
+        stem: Stem,
+        parsed: Parsed,
+        parameters: Mapping[str, Any],
+        accepted: AuditRecord,
+        started: datetime,
+        more: Mapping[str, Any],
+    ) -> AuditRecord:
+        """Put the parts, then `done`. The source was read to its end before the first part is put."""
+        store = self.workshop.store
+        outputs: list[ObjectRecord] = []
+        for part in parsed.parts:
+            metadata = {
+                META_RUN_ID: str(origin.run_id),
+                META_DATASET: stem.dataset,
+                META_STAGE_VERSION: self.variant,
+                META_ROWS: str(part.rows),
+            }
+            if part.time_range:
+                metadata |= {META_TIME_MIN: part.time_range[0], META_TIME_MAX: part.time_range[1]}
+            if origin.traceparent:
+                metadata[META_TRACEPARENT] = origin.traceparent
+            key = data_key(Stem(stem.dataset, stem.at, stem.id, part.number))
+            digest = await asyncio.to_thread(sha256_of, part.path)
+            info = await store.create(Layer.RAW, key, part.path, metadata=metadata, content_type=PARQUET)
+            info = info or await store.head(Layer.RAW, key)
+            if info is None:
+                raise TransientFailure(f"{key} was removed while it was written", dependency="minio")
+            outputs.append(info_record(info, rows=part.rows, sha256=digest))
+            self.workshop.at("after_part")
+        outputs += await self._quarantine_rows(stem, parsed.rejected_rows)
+        rows_out = sum(part.rows for part in parsed.parts)
+        record = self._outcome(
+            origin,
+            stem.dataset,
+            Status.SUCCESS,
+            started,
+            stem=str(stem),
+            outputs=tuple(outputs),
+            rows_in=parsed.rows_in,
+            rows_out=rows_out,
+            rejected=dict(parsed.rejected),
+            lines_skipped=dict(parsed.lines_skipped),
+            parameters={**parameters, "format": parsed.format, "rows_per_part": self.settings.rows_per_part},
+        )
+        rows = self.workshop.meters.rows
+        rows.labels(STAGE, "out").inc(rows_out)
+        rows.labels(STAGE, "quarantined").inc(sum(parsed.rejected.values()))
+        return await self._commit(origin, record, accepted, more)
+
+    async def _quarantine_rows(self, stem: Stem, rows: Path | None) -> list[ObjectRecord]:
+        if rows is None:
+            return []
+        digest = await asyncio.to_thread(sha256_of, rows)
+        info = await self.workshop.store.put(
+            Layer.QUARANTINE, rejected_rows_key(STAGE, stem), rows, metadata={}, content_type=PARQUET
+        )
+        return [info_record(info, sha256=digest)]
+
+    async def _reject(
+        self,
+        origin: Origin,
+        stem: Stem,
+        rejected: RejectedInput,
+        parameters: Mapping[str, Any],
+        accepted: AuditRecord,
+        started: datetime,
+        more: Mapping[str, Any],
+    ) -> AuditRecord:
+        """The whole source is rejected: a manifest for people, then `done`."""
+        whole = rejected if isinstance(rejected, NoRows) else None
+        outputs = await self._quarantine_rows(stem, whole.rejected_rows if whole else None)
+        manifest = {
+            "schema_version": 1,
+            "stage": STAGE,
+            "dataset": stem.dataset,
+            "stem": str(stem),
+            "input": origin.subject,
+            "run_id": str(origin.run_id),
+            "rule": rejected.rule,
+            "reason": rejected.reason,
+            "details": rejected.details,
+        }
+        info = await self.workshop.store.put(
+            Layer.QUARANTINE,
+            manifest_key(STAGE, stem),
+            json.dumps(manifest, indent=1, default=str).encode(),
+            metadata={META_RUN_ID: str(origin.run_id)},
+            content_type=JSON,
+        )
+        record = self._outcome(
+            origin,
+            stem.dataset,
+            Status.REJECTED,
+            started,
+            stem=str(stem),
+            outputs=(info_record(info), *outputs),
+            rows_in=whole.rows_in if whole else 0,
+            rejected=dict(whole.rejected) if whole else {},
+            lines_skipped=dict(whole.lines_skipped) if whole else {},
+            parameters=dict(parameters),
+            error=ErrorRecord(type=type(rejected).__name__, message=rejected.reason, rule=rejected.rule),
+        )
+        return await self._commit(origin, record, accepted, more)
+
+    def _outcome(self, origin: Origin, dataset: str, status: Status, started: datetime, **more: Any) -> AuditRecord:
+        return AuditRecord(
+            event_id=event_id(Kind.OUTCOME, STAGE, "", origin.subject, *(i.etag for i in origin.inputs)),
+            kind=Kind.OUTCOME,
+            status=status,
+            run_id=origin.run_id,
+            stage=STAGE,
+            variant=self.variant,
+            dataset=dataset,
+            inputs=origin.inputs,
+            started=started,
+            finished=utc_now(),
+            host=self.workshop.host,
+            traceparent=origin.traceparent,
+            **more,
+        )
+
+    async def _commit(
+        self, origin: Origin, record: AuditRecord, accepted: AuditRecord, more: Mapping[str, Any]
+    ) -> AuditRecord:
+        """Create `done`; the loser of a race gets the winner's record."""
+        document = {
+            "schema_version": 1,
+            "id": str(origin.done_id),
+            "run_id": str(origin.run_id),
+            "dataset": record.dataset,
+            "status": record.status.value,
+            **more,
+            "accepted": accepted.model_dump(mode="json", exclude_defaults=True),
+            "record": record.model_dump(mode="json", exclude_defaults=True),
+        }
+        created = await self.workshop.store.create(
+            Layer.LEDGER,
+            done_key(origin.done_id),
+            json.dumps(document, indent=1).encode(),
+            metadata={META_RUN_ID: str(origin.run_id)},
+            content_type=JSON,
+        )
+        if created is None and (winner := await self._done(origin.done_id)) is not None:
+            return winner
+        return record
+
+    async def _note(
+        self,
+        delivery: Delivery,
+        event: ObjectCreated | None,
+        status: Status,
+        why: Exception,
+        started: datetime,
+    ) -> None:
+        await publish_note(self.workshop, STAGE, self.variant, delivery, event, status=status, why=why, started=started)
