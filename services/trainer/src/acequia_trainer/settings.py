@@ -16,7 +16,7 @@ class TrainerSettings(BaseSettings):
     )
     window_objects: Annotated[int, Field(ge=0, description="Earlier objects read again, at most")] = 50
     window_days: Annotated[int, Field(ge=0, description="Days of earlier partitions to choose them from")] = 7
-    holdout_fraction: Annotated[float, Field(gt=0, lt=1, description="Share held out, the last by event time")] = 0.2
+    holdout_fraction: Annotated[float, Field(gt=0, le=0.5, description="Share held out, the last by event time")] = 0.2
     min_holdout: Annotated[int, Field(ge=1, description="With fewer rows held out the model is judged in sample")] = 50
     max_rows: Annotated[int, Field(ge=1, description="Rows drawn for one training, at most")] = 200_000
     n_estimators: Annotated[int, Field(ge=1, le=10_000)] = 100
