@@ -1,26 +1,71 @@
 """What a file is: its dataset and its format, by its content."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from acequia.datasets import Dataset, Registry
-from acequia_ingestor.formats import Format, Head
+from acequia.errors import RejectedInput
+from acequia_ingestor.decompress import packing_of, unpacked
+from acequia_ingestor.formats import Format, Head, load_formats
+
+HEAD_BYTES = 64 * 2**10
 
 
-def read_head(source: Path, file_name: str) -> Head:
-    """The first 64 KiB of what `source` holds, unpacked if need be. Raises RejectedInput (`empty`, `truncated`)."""
-    raise NotImplementedError
+def read_head(source: Path, file_name: str = "") -> Head:
+    """The first 64 KiB of what `source` holds, unpacked if need be. Raises as `unpack`."""
+    with source.open("rb") as file:
+        first = file.read(16)
+        file.seek(0)
+        if (packing := packing_of(first)) is None:
+            data = file.read(HEAD_BYTES + 1)
+        else:
+            data = b""
+            for piece in unpacked(file, packing):
+                data += piece
+                if len(data) > HEAD_BYTES:
+                    break
+    if not data:
+        raise RejectedInput("empty", "the file has no bytes")
+    return Head(data[:HEAD_BYTES], file_name, whole=len(data) <= HEAD_BYTES)
 
 
 def detect_format(head: Head, candidates: Sequence[str], formats: Mapping[str, Format], dataset: Dataset) -> str:
-    """Raises RejectedInput: `unknown_format` where none fits, `ambiguous_format` where several do."""
-    raise NotImplementedError
+    """The one of `candidates` whose format the content surely has.
+
+    Raises RejectedInput: `unknown_format` where there is none, `ambiguous_format` where there are several.
+    """
+    found = [name for name in candidates if formats[name].detect(head, dataset)]
+    known = ", ".join(f"{name} ({formats[name].title})" for name in candidates)
+    if not found:
+        beginning = next((line for line in head.lines() if line.strip()), "")[:120]
+        raise RejectedInput(
+            "unknown_format",
+            f"{head.file_name or 'the file'} has none of the formats of {dataset.name}: {known}; "
+            f"it begins with {beginning!r}",
+            formats=list(candidates),
+        )
+    if len(found) > 1:
+        raise RejectedInput(
+            "ambiguous_format",
+            f"{head.file_name or 'the file'} may be {' or '.join(found)}: name one as the format",
+            formats=found,
+        )
+    return found[0]
 
 
 def resolve_format(source: Path, file_name: str, dataset: Dataset, format: str | None) -> str:
-    """The format's name: `format` if the dataset knows it, else the one detected. Raises RejectedInput."""
-    raise NotImplementedError
+    """The format's name: `format` where it is given, else the one detected. RejectedInput where the dataset has none
+    such (`unknown_format`), or as `read_head` and `detect_format` do."""
+    formats = load_formats()
+    if format is None:
+        return detect_format(read_head(source, file_name), dataset.formats, formats, dataset)
+    if format not in dataset.formats or format not in formats:
+        raise RejectedInput(
+            "unknown_format",
+            f"{dataset.name} has no format {format!r}; it has {', '.join(dataset.formats)}",
+            formats=list(dataset.formats),
+        )
+    return format
 
 
 def choose_dataset(
@@ -32,4 +77,26 @@ def choose_dataset(
 ) -> Dataset:
     """What the metadata says, else the key's first folder if it names one, else the only matching file pattern, else
     the only one of whose formats one detects the content. Raises RejectedInput (`unknown_dataset`) that lists them."""
-    raise NotImplementedError
+    known = ", ".join(registry)
+    if metadata_dataset:
+        if metadata_dataset not in registry:
+            raise RejectedInput("unknown_dataset", f"there is no dataset {metadata_dataset!r}; there are: {known}")
+        return registry[metadata_dataset]
+    folder, _, rest = key.partition("/")
+    if rest and folder in registry:
+        return registry[folder]
+    matching = registry.matching(key.rpartition("/")[2])
+    if len(matching) == 1:
+        return matching[0]
+    fitting = [
+        dataset for dataset in registry.values() if any(formats[name].detect(head, dataset) for name in dataset.formats)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    why = f"it may be {' or '.join(d.name for d in fitting)}" if fitting else "its content is of no known format"
+    raise RejectedInput(
+        "unknown_dataset",
+        f"nothing says what {key!r} is: no metadata, no folder or file name that names a dataset, and {why}; "
+        f"datasets: {known}",
+        datasets=list(registry),
+    )

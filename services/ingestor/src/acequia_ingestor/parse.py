@@ -8,14 +8,23 @@ record is rejected here (a ragged line, a number that is none, broken JSON); a v
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
+
 from acequia.datasets import Dataset
+from acequia.errors import RejectedInput
 from acequia.events import SyntheticSource
 from acequia.work import RejectedWhole
+from acequia_ingestor._spool import Spool
+from acequia_ingestor.decompress import unpack
+from acequia_ingestor.detect import resolve_format
+from acequia_ingestor.formats import REJECTED_SCHEMA, Chunk, load_formats
+from acequia_ingestor.sources import GENERATORS
 
 ROWS_PER_PART = 1_000_000
 MAX_RATIO = 200.0
@@ -107,7 +116,14 @@ def parse_file(
     Raises RejectedInput where the whole file is no good: `empty`, `truncated`, `unreadable`, `zip_bomb`,
     `unknown_format`, `ambiguous_format`, `missing_columns`, `too_many_rows`; NoRows (`no_rows`).
     """
-    raise NotImplementedError
+    name = resolve_format(source, file_name, dataset, format)
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / ".unpacked"
+    try:
+        unpacked = unpack(source, temporary, max_ratio=max_ratio, max_bytes=max_bytes)
+        return _write(load_formats()[name].read(unpacked, dataset), dataset, name, out, rows_per_part, max_rows)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def draw_synthetic(
@@ -118,4 +134,80 @@ def draw_synthetic(
     The same source and start give the same files, byte for byte.
     Raises RejectedInput (`no_generator`) where the dataset has none.
     """
-    raise NotImplementedError
+    if dataset.name not in GENERATORS or not dataset.synthetic:
+        raise RejectedInput("no_generator", f"there are no synthetic {dataset.name}")
+    out.mkdir(parents=True, exist_ok=True)
+    chunks = GENERATORS[dataset.name](source, start)
+    return _write(chunks, dataset, "synthetic", out, rows_per_part, None)
+
+
+def _write(
+    chunks: Iterator[Chunk], dataset: Dataset, format: str, out: Path, rows_per_part: int, max_rows: int | None
+) -> Parsed:
+    """The chunks of one source as parts and rejected rows."""
+    schema = {**dataset.schema, "_line": pl.Int64()}
+    rejected_rows = Spool(out / "rejected.parquet", REJECTED_SCHEMA)
+    rejected: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    parts: list[PartFile] = []
+    part = _Part(1, out, schema, dataset.event_time)
+    records = 0
+    for chunk in chunks:
+        skipped.update(chunk.skipped)
+        if chunk.rejected.height:
+            rejected.update(dict(chunk.rejected["rule"].value_counts().iter_rows()))
+            rejected_rows.add(chunk.rejected)
+        rows = chunk.rows.with_columns(_part=(pl.col("_record") + records) // rows_per_part + 1)
+        records += chunk.records
+        if max_rows is not None and records > max_rows:
+            raise RejectedInput("too_many_rows", f"the source has more than {max_rows} records", max_rows=max_rows)
+        for number in range(part.number, (records - 1) // rows_per_part + 2 if records else 1):
+            if number > part.number:
+                parts += part.close()
+                part = _Part(number, out, schema, dataset.event_time)
+            part.add(rows.filter(pl.col("_part") == number).select(*schema))
+    parts += part.close()
+    refused = rejected_rows.close() if rejected_rows.rows else None
+    counts = dict(sorted(rejected.items()))
+    lines = dict(sorted(skipped.items()))
+    if not parts:
+        raise NoRows(
+            f"none of the {records} records can be read" if records else "there is no record in it",
+            rows_in=records,
+            rejected=counts,
+            rejected_rows=refused,
+            lines_skipped=lines,
+            format=format,
+        )
+    return Parsed(tuple(parts), records, format, counts, refused, lines)
+
+
+class _Part:
+    """A part while its rows come."""
+
+    def __init__(self, number: int, out: Path, schema: Mapping[str, pl.DataType], event_time: str) -> None:
+        self.number = number
+        self._event_time = event_time
+        self._spool = Spool(out / f"part-{number:04d}.parquet", schema)
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+
+    def add(self, rows: pl.DataFrame) -> None:
+        first, last = rows.select(
+            pl.col(self._event_time).min().alias("first"), pl.col(self._event_time).max().alias("last")
+        ).row(0)
+        self._first = min((t for t in (self._first, first) if t is not None), default=None)
+        self._last = max((t for t in (self._last, last) if t is not None), default=None)
+        self._spool.add(rows)
+
+    def close(self) -> list[PartFile]:
+        if not self._spool.rows:
+            return []
+        span = None
+        if self._first is not None and self._last is not None:
+            span = (_iso(self._first), _iso(self._last))
+        return [PartFile(self.number, self._spool.close(), self._spool.rows, span)]
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

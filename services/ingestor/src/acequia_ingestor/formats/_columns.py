@@ -1,0 +1,173 @@
+"""Text into typed columns: what does not read as the type is told apart from what is not there."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from acequia_ingestor.formats import REJECTED_SCHEMA, Chunk
+from acequia_ingestor.formats._lines import reject
+
+_FIRST = -62_135_596_800_000_000  # 0001-01-01 and 9999-12-31 in microseconds
+_LAST = 253_402_300_799_999_999
+_EXACT = 2**53
+_KINDS: tuple[tuple[pl.DataType, str], ...] = (
+    (pl.Datetime("us", "UTC"), "time"),
+    (pl.Int64(), "whole number (64 bits)"),
+    (pl.Int32(), "whole number (32 bits)"),
+    (pl.Float64(), "number"),
+)
+_TIME_FORMATS = (
+    ("%Y-%m-%dT%H:%M:%S%.f%#z", True),
+    ("%Y-%m-%dT%H:%M:%S%.f", False),
+    ("%Y-%m-%dT%H:%M%#z", True),
+    ("%Y-%m-%dT%H:%M", False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """`source`: the column's name in the file; `at`: its name in the frame of texts; `column`: the name it gets;
+    `means`: the canonical column that the rule is named after."""
+
+    source: str
+    at: str
+    column: str
+    dtype: pl.DataType
+    means: str
+    lower: bool = False
+
+
+def typed(
+    records: pl.DataFrame, fields: Sequence[Field], nulls: Iterable[str], *, strip: bool = False
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`records` (`_line`, `_record`, `line` and texts) with a column for each field, and what is unparsable as
+    `rejected`: rule `unparsable_<column>`, for the first field that does not read."""
+    empty = list(nulls)
+
+    def text(field: Field) -> pl.Expr:
+        value = pl.col(field.at)
+        if strip:
+            value = value.str.strip_chars()
+        value = pl.when(value.is_in(empty)).then(None).otherwise(value)
+        return (value.str.to_lowercase() if field.lower else value).alias(field.column)
+
+    texts = records.select(text(field) for field in fields)
+    values = texts.select(_quick(field) for field in fields)
+    bad: dict[str, pl.Series] = {}
+    for field in fields:
+        if values[field.column].null_count() > texts[field.column].null_count():
+            unread = texts[field.column].is_not_null() & values[field.column].is_null()
+            again = convert(texts[field.column].filter(unread), field.dtype)
+            positions = unread.arg_true()
+            values = values.with_columns(values[field.column].clone().scatter(positions, again))
+            still = texts[field.column].is_not_null() & values[field.column].is_null()
+            if still.any():
+                bad[field.column] = still
+    rows = records.select("_line", "_record").hstack(values)
+    if not bad:
+        return rows, no_rejected()
+    first = pl.Series([False] * records.height, dtype=pl.Boolean)
+    rejected = []
+    for field in fields:
+        if (mask := bad.get(field.column)) is None:
+            continue
+        mine = mask & ~first
+        first = first | mask
+        reason = pl.format(
+            "column '{}' holds '{}', which is no {}",
+            pl.lit(field.source),
+            pl.col("_text").str.head(100),
+            pl.lit(_kind(field.dtype)),
+        )
+        broken = records.with_columns(texts[field.column].alias("_text")).filter(mine)
+        rejected.append(reject(broken, f"unparsable_{field.means}", reason))
+    return rows.filter(~first), pl.concat(rejected)
+
+
+def _kind(dtype: pl.DataType) -> str:
+    return next((kind for known, kind in _KINDS if known == dtype), str(dtype))
+
+
+def _quick(field: Field) -> pl.Expr:
+    """The common spelling of each type; null where it is another one, or none."""
+    column = pl.col(field.column)
+    if field.dtype == pl.Datetime("us", "UTC"):
+        return _of_epoch(column)
+    return column if field.dtype == pl.String else column.cast(field.dtype, strict=False)
+
+
+def _of_epoch(column: pl.Expr) -> pl.Expr:
+    """Seconds since 1970, with a fraction, to the microsecond (a float's precision is 0.24 us until 2038 and later)."""
+    micros = (column.cast(pl.Float64, strict=False) * 1_000_000).round().cast(pl.Int64, strict=False)
+    return pl.when(micros.is_between(_FIRST, _LAST)).then(micros).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+
+
+def convert(text: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Every spelling that we take; null where the text is none of them.
+
+    Times: seconds since 1970, or ISO 8601 with `T` or a space, with any offset or none (then UTC), to the minute or
+    finer. Whole numbers may be written with a zero fraction (`80.0`, `1e3`).
+    """
+    text = text.str.strip_chars()
+    if dtype == pl.Datetime("us", "UTC"):
+        return _times(text)
+    if dtype.is_integer():
+        number = pl.col("n")
+        whole = number.is_finite() & (number == number.floor()) & (number.abs() < _EXACT)
+        floats = text.cast(pl.Float64, strict=False).alias("n").to_frame()
+        return floats.select(pl.when(whole).then(number).cast(dtype, strict=False)).to_series()
+    return text.cast(dtype, strict=False)
+
+
+def _times(text: pl.Series) -> pl.Series:
+    name = text.name
+    frame = text.alias("t").to_frame()
+    tidy = (
+        pl.col("t")
+        .str.replace(r"\s*(?:UTC|GMT|z)$", "Z")
+        .str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:t|\s+)", "${1}T")
+        .str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", "${1}T00:00")
+        .str.replace(r"\s+([+-][0-9]{2}:?[0-9]{2})$", "${1}")
+        .str.replace(",", ".", literal=True)
+    )
+    frame = frame.select(tidy.alias("t"), _of_epoch(pl.col("t")).alias("at"))
+    iso = pl.col("t").str.contains(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T")
+    for form, zoned in _TIME_FORMATS:
+        open_ = frame.select((pl.col("at").is_null() & iso).fill_null(value=False)).to_series()
+        if not open_.any():
+            break
+        parsed = frame.filter(open_)["t"].str.to_datetime(
+            form, time_unit="us", time_zone="UTC" if zoned else None, strict=False
+        )
+        if not zoned:
+            parsed = parsed.dt.replace_time_zone("UTC")
+        micros = parsed.to_physical()
+        parsed = parsed.zip_with(micros.is_between(_FIRST, _LAST).fill_null(value=False), parsed.clear(parsed.len()))
+        frame = frame.with_columns(frame["at"].scatter(open_.arg_true(), parsed))
+    return frame["at"].alias(name)
+
+
+def no_rejected() -> pl.DataFrame:
+    return pl.DataFrame(schema=dict(REJECTED_SCHEMA))
+
+
+def chunk(
+    rows: pl.DataFrame,
+    rejected: Sequence[pl.DataFrame],
+    schema: Mapping[str, pl.DataType],
+    skipped: Mapping[str, int],
+) -> Chunk:
+    """A chunk whose rows have exactly the canonical columns, in order; those that the source lacks are null."""
+    canonical = rows.select(
+        *(
+            (pl.col(name) if name in rows.columns else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in schema.items()
+        ),
+        "_line",
+        "_record",
+    )
+    refused = pl.concat(rejected) if rejected else no_rejected()
+    if refused.height:
+        refused = refused.sort("_line", maintain_order=True)
+    return Chunk(canonical, refused, canonical.height + refused.height, {k: v for k, v in skipped.items() if v})

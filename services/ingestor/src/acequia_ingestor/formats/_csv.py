@@ -1,0 +1,89 @@
+"""What CSV formats have in common: one header line, a separator that it tells, quotes."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from acequia.datasets import Dataset
+from acequia.errors import RejectedInput
+from acequia_ingestor.formats import Chunk, Head
+from acequia_ingestor.formats._columns import chunk
+from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, split_quoted, unquote
+
+_SEPARATORS = (",", ";", "\t", "|")
+Finish = Callable[[pl.DataFrame, pl.DataFrame], Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class CsvHeader:
+    line: str
+    separator: str
+    names: tuple[str, ...]
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        """Name of each column: its name in the frame of texts."""
+        return {name: str(n) for n, name in enumerate(self.names)}
+
+
+def header_of(line: str, wanted: Iterable[str]) -> CsvHeader:
+    """The header that `line` is, by the separator that gives most of the wanted columns."""
+    want = set(wanted)
+    headers = []
+    for separator in _SEPARATORS:
+        names = unquote(line, separator) or [line]
+        headers.append(CsvHeader(line, separator, tuple(name.strip().lower() for name in names)))
+    return max(headers, key=lambda h: (len(want & set(h.names)), len(h.names)))
+
+
+def first_header(head: Head, required: Iterable[str]) -> CsvHeader | None:
+    """The header of a CSV file that has the required columns; None where it is no such file."""
+    want = set(required)
+    for line in head.lines():
+        if line.strip() and not line.startswith("#"):
+            header = header_of(line, want)
+            return header if want <= set(header.names) else None
+    return None
+
+
+def read_csv(
+    path: Path, dataset: Dataset, required: Iterable[str], check: Callable[[CsvHeader], None]
+) -> Iterator[tuple[pl.DataFrame, CsvHeader, Finish]]:
+    """Blocks of records split into texts (`0`, `1`, ..), with a function that makes the chunk of what came of them.
+
+    `check` raises where the header lacks something. RejectedInput (`duplicate_columns`) where it says one twice.
+    """
+    header: CsvHeader | None = None
+    for block in blocks(path):
+        lines = block.lines
+        comment = pl.col("line").str.starts_with("#") & pl.col("fault").is_null()
+        candidates = lines.filter(~comment & ~is_blank())
+        comments = int(lines.select(comment.sum()).item())
+        blank = lines.height - candidates.height - comments
+        if header is None and candidates.height:
+            if candidates["fault"][0] is not None:
+                raise RejectedInput("unreadable", "the header line is no UTF-8 text")
+            header = header_of(candidates["line"][0], required)
+            twice = sorted({name for name in header.names if name and header.names.count(name) > 1})
+            if twice:
+                raise RejectedInput("duplicate_columns", f"the header has {', '.join(twice)} more than once")
+            check(header)
+        if header is None:
+            nothing = numbered(lines.clear())
+            yield nothing, CsvHeader("", ",", ()), _finish(dataset, [], {"comment": comments, "blank": blank})
+            continue
+        # a header that comes again: files put together
+        records = numbered(candidates.filter(pl.col("line") != header.line))
+        skipped = {"comment": comments, "blank": blank, "header": candidates.height - records.height}
+        good, unreadable = faulty(records)
+        texts, ragged = split_quoted(good, header.separator, len(header.names))
+        yield texts, header, _finish(dataset, [unreadable, ragged], skipped)
+
+
+def _finish(dataset: Dataset, rejected: list[pl.DataFrame], skipped: Mapping[str, int]) -> Finish:
+    def done(rows: pl.DataFrame, broken: pl.DataFrame) -> Chunk:
+        return chunk(rows, [*rejected, broken], dataset.schema, skipped)
+
+    return done

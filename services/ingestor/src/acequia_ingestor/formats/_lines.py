@@ -1,0 +1,176 @@
+"""Text files as numbered lines, in blocks of bounded size; lines as fields."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+BLOCK_BYTES = 16 * 2**20
+MAX_LINE_BYTES = 2**20
+RAW_BYTES = 64 * 2**10
+_BOM = b"\xef\xbb\xbf"
+_PACKED = (b"\x1f\x8b", b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x28\xb5\x2f\xfd")
+
+NOT_UTF8 = "not_utf8"
+LINE_TOO_LONG = "line_too_long"
+RAGGED = "ragged_line"
+FAULTS = {
+    NOT_UTF8: "the line is no UTF-8 text",
+    LINE_TOO_LONG: f"the line is longer than {MAX_LINE_BYTES} bytes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines of a file: `_line` (Int64, from 1), `line` (no line end), `fault` (a rule of FAULTS, or null)."""
+
+    lines: pl.DataFrame
+
+
+def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """The lines of `path` (LF or CRLF, with or without a BOM), cut the same way each time."""
+    first_line = 1
+    rest = b""
+    with path.open("rb") as file:
+        at_start = True
+        while data := file.read(block_bytes):
+            if at_start:
+                data = data.removeprefix(_BOM)
+                at_start = False
+            end = data.rfind(b"\n") + 1
+            if end == 0:
+                # of a line that is too long only the beginning is kept
+                rest = rest + data if len(rest) <= MAX_LINE_BYTES else rest
+                continue
+            lines = _lines(rest + data[:end], first_line)
+            rest = data[end:]
+            first_line += lines.height
+            yield Block(lines)
+    if rest:
+        yield Block(_lines(rest, first_line))
+
+
+def _lines(data: bytes, first_line: int) -> pl.DataFrame:
+    count = data.count(b"\n") + (not data.endswith(b"\n"))
+    frame = pl.DataFrame(schema={"line": pl.String()})
+    # polars undoes gzip, zlib and zstd by the first bytes of what it is handed: that is not wanted here
+    if not data.startswith(_PACKED):
+        with suppress(pl.exceptions.ComputeError):  # bytes that are no UTF-8: the lines are found below
+            frame = pl.read_lines(data)
+    if frame.height == count:
+        frame = frame.with_columns(fault=pl.lit(None, pl.String))
+    else:
+        frame = _lines_one_by_one(data)
+    too_long = pl.col("line").str.len_bytes() > MAX_LINE_BYTES
+    if frame.select(too_long.any()).item():
+        frame = frame.with_columns(
+            fault=pl.when(too_long).then(pl.lit(LINE_TOO_LONG)).otherwise("fault"),
+            line=pl.when(too_long).then(pl.col("line").str.head(RAW_BYTES)).otherwise("line"),
+        )
+    return frame.select(
+        (pl.int_range(pl.len(), dtype=pl.Int64) + first_line).alias("_line"),
+        "line",
+        "fault",
+    )
+
+
+def _lines_one_by_one(data: bytes) -> pl.DataFrame:
+    texts: list[str] = []
+    faults: list[str | None] = []
+    for line in data.removesuffix(b"\n").split(b"\n"):
+        bare = line.removesuffix(b"\r")
+        try:
+            texts.append(bare.decode())
+            faults.append(None)
+        except UnicodeDecodeError:
+            texts.append(bare.decode("utf-8", "replace"))
+            faults.append(NOT_UTF8)
+    return pl.DataFrame({"line": texts, "fault": faults}, schema={"line": pl.String(), "fault": pl.String()})
+
+
+def is_blank() -> pl.Expr:
+    return pl.col("line").str.strip_chars().str.len_bytes() == 0
+
+
+def numbered(records: pl.DataFrame) -> pl.DataFrame:
+    """The same lines with `_record`, their number from 0."""
+    return records.with_columns(_record=pl.int_range(pl.len(), dtype=pl.Int64))
+
+
+def faulty(records: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Lines that can be read, and those that cannot as `rejected` (see `reject`)."""
+    if records["fault"].null_count() == records.height:
+        return records, reject(records.clear(), "", "")
+    bad = records.filter(pl.col("fault").is_not_null())
+    return records.filter(pl.col("fault").is_null()), reject(
+        bad, pl.col("fault"), pl.col("fault").replace_strict(FAULTS)
+    )
+
+
+def reject(records: pl.DataFrame, rule: pl.Expr | str, reason: pl.Expr | str) -> pl.DataFrame:
+    """`records` (with `_line` and `line`) in the schema of rejected rows."""
+    return records.select(
+        "_line",
+        (pl.lit(rule) if isinstance(rule, str) else rule).cast(pl.String).alias("rule"),
+        (pl.lit(reason) if isinstance(reason, str) else reason).cast(pl.String).alias("reason"),
+        cut("line").alias("raw"),
+    )
+
+
+def cut(column: str) -> pl.Expr:
+    """At most 64 KiB of a text column. Long texts are cut by characters, so that what is left is text."""
+    text = pl.col(column)
+    return pl.when(text.str.len_bytes() <= RAW_BYTES).then(text).otherwise(text.str.head(RAW_BYTES // 4))
+
+
+def split(records: pl.DataFrame, separator: str, count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Lines (without quotes) into the fields `0` .. `count-1`; ragged ones as `rejected`."""
+    parts = records.select("_line", "_record", "line", pl.col("line").str.split_exact(separator, count).alias("f"))
+    fields = parts.unnest("f").rename({f"field_{n}": str(n) for n in range(count + 1)})
+    fits = pl.col(str(count - 1)).is_not_null() & pl.col(str(count)).is_null()
+    if fields.select(fits.all()).item():
+        return fields.drop(str(count)), reject(records.clear(), "", "")
+    bad = fields.filter(~fits)
+    found = pl.col("line").str.count_matches(separator, literal=True) + 1
+    reason = pl.format("{} fields where {} are expected", found, pl.lit(count))
+    return fields.filter(fits).drop(str(count)), reject(bad, RAGGED, reason)
+
+
+def split_quoted(records: pl.DataFrame, separator: str, count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """As `split`, where fields may stand in double quotes. A quoted field cannot hold a line break."""
+    has_quote = pl.col("line").str.contains('"', literal=True)
+    if not records.select(has_quote.any()).item():
+        return split(records, separator, count)
+    plain, plain_bad = split(records.filter(~has_quote), separator, count)
+    quoted = records.filter(has_quote)
+    rows: list[Sequence[str]] = []
+    bad: list[str | None] = []
+    for line in quoted["line"]:
+        fields = unquote(line, separator)
+        if fields is not None and len(fields) == count:
+            rows.append(fields)
+            bad.append(None)
+        else:
+            found = "quotes that do not match" if fields is None else f"{len(fields)} fields"
+            rows.append([""] * count)
+            bad.append(f"{found} where {count} fields are expected")
+    fields_frame = pl.DataFrame(rows, schema={str(n): pl.String() for n in range(count)}, orient="row")
+    whole = quoted.select("_line", "_record", "line").hstack(fields_frame)
+    reasons = pl.Series("_reason", bad, dtype=pl.String)
+    broken = whole.with_columns(reasons).filter(pl.col("_reason").is_not_null())
+    return (
+        pl.concat([plain, whole.filter(reasons.is_null())]).sort("_record"),
+        pl.concat([plain_bad, reject(broken, RAGGED, pl.col("_reason"))]),
+    )
+
+
+def unquote(line: str, separator: str) -> list[str] | None:
+    """The fields of one CSV line; None where its quotes do not match."""
+    try:
+        rows = list(csv.reader([line], delimiter=separator, strict=True))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 else None
