@@ -177,35 +177,36 @@ class Database:
             self._problem = None
 
     def _translate(self, error: Exception) -> Exception:
-        where = f"{self._settings.user}@{self._host}:{self._settings.port}/{self._settings.database}"
+        name, user = self._settings.database, self._settings.user
+        where = f"{user}@{self._host}:{self._settings.port}/{name}"
+        said: Exception
         match error:
             case pg.InvalidAuthorizationSpecificationError():
-                return ConfigurationError(f"PostgreSQL refuses {where}: check PG_USER and PG_PASSWORD ({error})")
+                said = ConfigurationError(f"PostgreSQL refuses {where}: check PG_USER and PG_PASSWORD ({error})")
             case pg.InvalidCatalogNameError():
-                return ConfigurationError(
-                    f"PostgreSQL has no database {self._settings.database!r}: create it "
-                    f"(CREATE DATABASE {self._settings.database}) or set PG_DATABASE"
+                said = ConfigurationError(
+                    f"PostgreSQL has no database {name!r}: create it (CREATE DATABASE {name}) or set PG_DATABASE"
                 )
             case pg.InsufficientPrivilegeError():
-                return ConfigurationError(
-                    f"{where} may not do this: GRANT CREATE ON DATABASE {self._settings.database} "
-                    f"TO {self._settings.user}, or give it the schema acequia ({error})"
+                said = ConfigurationError(
+                    f"{where} may not do this: GRANT CREATE ON DATABASE {name} TO {user}, "
+                    f"or make {user} the owner of the schema acequia ({error})"
                 )
             case pg.ClientConfigurationError():
-                return ConfigurationError(f"PostgreSQL settings: {error}")
+                said = ConfigurationError(f"PostgreSQL settings: {error}")
             case _ if isinstance(error, _AWAY):
-                return TransientFailure(f"PostgreSQL is away ({where}): {error!r}", dependency="postgresql", away=True)
+                said = TransientFailure(f"PostgreSQL is away ({where}): {error!r}", dependency="postgresql", away=True)
             case _ if isinstance(error, _UNSTORABLE):
-                return RejectedInput("unstorable", f"PostgreSQL cannot hold it: {error}")
+                said = RejectedInput("unstorable", f"PostgreSQL cannot hold it: {error}")
             case _ if isinstance(error, _NOT_MIGRATED):
                 self._forget_schema()
-                return TransientFailure(f"the schema is gone: {error}", dependency="postgresql")
-            case asyncpg.InterfaceError() if "clos" in str(error) or "releas" in str(error):
-                return TransientFailure(f"lost the connection: {error}", dependency="postgresql", away=True)
+                said = TransientFailure(f"the schema is gone: {error}", dependency="postgresql")
             case asyncpg.PostgresError():
-                return TransientFailure(f"PostgreSQL: {error!r}", dependency="postgresql")
+                said = TransientFailure(f"PostgreSQL: {error!r}", dependency="postgresql")
             case _:
-                return error
+                # asyncpg says so of a connection that was closed, or of a pool that another task has just dropped
+                said = TransientFailure(f"lost the connection: {error}", dependency="postgresql", away=True)
+        return said
 
 
 async def open_database(settings: PostgresSettings, *, host: str | None = None) -> Database:

@@ -1,27 +1,62 @@
 """Fill the audit database from the store, where each commit object carries its record."""
 
-from collections.abc import Callable
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pydantic import ValidationError
+
 from acequia.datasets import Registry
-from acequia.layers import Buckets
-from acequia.ports import ObjectStore
+from acequia.errors import RejectedInput
+from acequia.events import (
+    AuditRecord,
+    IngestionCommand,
+    Kind,
+    Status,
+    event_id,
+    record_of_document,
+    unfold_record,
+    utc_now,
+)
+from acequia.layers import Buckets, Layer
+from acequia.ports import ObjectInfo, ObjectStore
 from acequia_auditor.database import Database
+from acequia_auditor.dead_letters import DeadLetter, store_letters
+from acequia_auditor.write import store_records
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int], None]
-"""Called with what is being listed and how many objects of it were seen."""
+"""Called with what is being read and how many objects of it were seen so far."""
+BATCH = 500
+SLOTS = 16
+"""Objects that are read at once."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a rebuild found. `stored` are records that the database lacked."""
+    """What a rebuild found. `stored` are the records that the database lacked."""
 
     seen: int = 0
     records: int = 0
     stored: int = 0
     dead_letters: int = 0
     unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one object says: records, a dead letter, or an open command (which may be known already)."""
+
+    records: Sequence[AuditRecord] = ()
+    letter: DeadLetter | None = None
+    command: IngestionCommand | None = None
+
+
+Read = Callable[[ObjectInfo], Awaitable[_Found | None]]
 
 
 async def rebuild(
@@ -35,14 +70,220 @@ async def rebuild(
 ) -> Counts:
     """Store every record that a commit object carries and the database lacks. Idempotent; memory is bounded.
 
-    `since`: only objects modified since then, in date folders from that day on. Failed attempts, operators' actions
-    and check results are nowhere in the store: they need a database backup.
+    `since`: only objects modified since then, in the date folders from that day on. Failed attempts, operators'
+    actions and check results are nowhere in the store: they need a database backup. Raises as store and database do.
     """
-    raise NotImplementedError
+    return await _Rebuild(store, database, buckets, registry, since, progress).run()
 
 
 async def catch_up(
-    store: ObjectStore, database: Database, buckets: Buckets, registry: Registry, *, window: timedelta
+    store: ObjectStore,
+    database: Database,
+    buckets: Buckets,
+    registry: Registry,
+    *,
+    window: timedelta = timedelta(hours=1),
 ) -> Counts:
     """The same over what was written within `window` from now: what a lost audit message left out."""
-    raise NotImplementedError
+    return await rebuild(store, database, buckets, registry, since=utc_now() - window)
+
+
+class _Rebuild:
+    def __init__(
+        self,
+        store: ObjectStore,
+        database: Database,
+        buckets: Buckets,
+        registry: Registry,
+        since: datetime | None,
+        progress: Progress | None,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._buckets = buckets
+        self._registry = registry
+        self._since = since
+        self._progress = progress
+        self._counts = Counts()
+
+    async def run(self) -> Counts:
+        # `done` before `commands`: who is done knows its acceptance better than the command that may still lie there
+        sources: tuple[tuple[str, Layer, str, str, Read], ...] = (
+            ("done", Layer.LEDGER, "done/", ".json", self._read_done),
+            ("dead letters", Layer.LEDGER, "dead/", ".json", self._read_dead),
+            ("commands", Layer.LEDGER, "commands/", ".json", self._read_command),
+            ("silver", Layer.SILVER, "", ".parquet", self._read_parquet),
+            ("quarantine", Layer.QUARANTINE, "", ".rejected.json", self._read_json),
+            ("models", Layer.MODELS, "", "/model.json", self._read_json),
+            ("evaluations", Layer.EVAL, "", "/evaluation.json", self._read_json),
+        )
+        for title, layer, prefix, suffix, read in sources:
+            await self._take_in(title, self._list(layer, prefix, suffix), read)
+        return self._counts
+
+    async def _list(self, layer: Layer, prefix: str, suffix: str) -> AsyncIterator[ObjectInfo]:
+        """The objects that may be commit objects, of `since` and later."""
+        for start in await self._folders(layer, prefix):
+            async for info in self._store.list_objects(layer, start):
+                if info.key.endswith(suffix) and (self._since is None or info.last_modified >= self._since):
+                    yield info
+
+    async def _folders(self, layer: Layer, prefix: str) -> list[str]:
+        """Where to list: everything, or only the date folders that can hold something of `since` or later."""
+        if self._since is None or layer is Layer.LEDGER:
+            return [prefix]
+        datasets = await self._store.list_folders(layer, prefix)
+        if layer is Layer.QUARANTINE:  # <stage>/<dataset>/date=...
+            datasets = [d for stage in datasets for d in await self._store.list_folders(layer, stage)]
+        # an object's date is that of its run's acceptance: what is written now may belong to a run of days ago
+        first = f"date={self._since - timedelta(days=2):%Y-%m-%d}/"
+        dates = [f for d in datasets for f in await self._store.list_folders(layer, d)]
+        return [f for f in dates if f[f.rstrip("/").rfind("/") + 1 :] >= first]
+
+    async def _take_in(self, title: str, infos: AsyncIterator[ObjectInfo], read: Read) -> None:
+        seen = 0
+        batch: list[ObjectInfo] = []
+        async for info in infos:
+            batch.append(info)
+            if len(batch) == BATCH:
+                seen += len(batch)
+                await self._take_in_batch(title, batch, read, seen)
+                batch = []
+        if batch:
+            await self._take_in_batch(title, batch, read, seen + len(batch))
+
+    async def _take_in_batch(self, title: str, batch: list[ObjectInfo], read: Read, seen: int) -> None:
+        slots = asyncio.Semaphore(SLOTS)
+
+        async def one(info: ObjectInfo) -> _Found | None:
+            async with slots:
+                return await read(info)
+
+        self._counts.seen += len(batch)
+        wanted = await self._unknown(batch) if read == self._read_parquet else batch
+        records: list[AuditRecord] = []
+        letters: list[DeadLetter] = []
+        commands: list[IngestionCommand] = []
+        for info, found in zip(wanted, await asyncio.gather(*(one(i) for i in wanted)), strict=True):
+            if found is None:
+                log.warning("%s carries no record of ours", info.uri)
+                self._counts.unreadable += 1
+                continue
+            records.extend(found.records)
+            if found.letter is not None:
+                letters.append(found.letter)
+            if found.command is not None:
+                commands.append(found.command)
+        if commands:
+            ids = [c.run_id for c in commands]
+            accepted = {row["run_id"] for row in await self._database.fetch("accepted_runs", ids)}
+            records.extend(acceptance_of(c) for c in commands if c.run_id not in accepted)
+        await self._store_all(records)
+        for letter in letters:
+            await self._store_letter(letter)
+        if self._progress is not None:
+            self._progress(title, seen)
+
+    async def _unknown(self, batch: list[ObjectInfo]) -> list[ObjectInfo]:
+        """Those that the database lacks: the others need no HEAD."""
+        rows = await self._database.fetch("known_artifacts", [i.uri for i in batch], [i.etag for i in batch])
+        known = {(row["uri"], row["etag"]) for row in rows}
+        return [i for i in batch if (i.uri, i.etag) not in known]
+
+    async def _store_all(self, records: list[AuditRecord]) -> None:
+        """At most 500 records a transaction; one that PostgreSQL cannot hold costs only itself."""
+        self._counts.records += len(records)
+        for start in range(0, len(records), BATCH):
+            part = records[start : start + BATCH]
+            try:
+                self._counts.stored += await store_records(self._database, part)
+            except RejectedInput:
+                for record in part:
+                    try:
+                        self._counts.stored += await store_records(self._database, [record])
+                    except RejectedInput as error:
+                        self._counts.unreadable += 1
+                        log.warning("the record %s is left out: %s", record.event_id, error)
+
+    async def _store_letter(self, letter: DeadLetter) -> None:
+        self._counts.dead_letters += 1
+        self._counts.records += 1
+        try:
+            self._counts.stored += await store_letters(self._database, [letter])
+        except RejectedInput as error:
+            self._counts.unreadable += 1
+            log.warning("the dead letter %s is left out: %s", letter.key, error)
+
+    async def _document(self, info: ObjectInfo) -> tuple[dict[str, object], ObjectInfo] | None:
+        found = await self._store.read(info.layer, info.key)
+        if found is None:
+            return None
+        try:
+            document = json.loads(found[0])
+        except (ValueError, RecursionError):
+            return None
+        return (document, found[1]) if isinstance(document, dict) else None
+
+    async def _read_json(self, info: ObjectInfo) -> _Found | None:
+        if (found := await self._document(info)) is None:
+            return None
+        document, info = found
+        record = record_of_document(document, uri=info.uri, etag=info.etag, size=info.bytes)
+        return _Found((record,)) if record else None
+
+    async def _read_done(self, info: ObjectInfo) -> _Found | None:
+        if (found := await self._document(info)) is None:
+            return None
+        document, info = found
+        record = record_of_document(document, uri=info.uri, etag=info.etag, size=info.bytes)
+        if record is None:
+            return None
+        try:
+            accepted = document.get("accepted")
+            return _Found((AuditRecord.model_validate(accepted), record) if accepted else (record,))
+        except ValidationError:
+            return _Found((record,))
+
+    async def _read_dead(self, info: ObjectInfo) -> _Found | None:
+        if (found := await self._store.read(info.layer, info.key)) is None:
+            return None
+        try:
+            return _Found(letter=DeadLetter.model_validate_json(found[0]))
+        except ValidationError:
+            return None
+
+    async def _read_command(self, info: ObjectInfo) -> _Found | None:
+        if (found := await self._store.read(info.layer, info.key)) is None:
+            return _Found()  # it was done meanwhile
+        try:
+            return _Found(command=IngestionCommand.model_validate_json(found[0]))
+        except ValidationError:
+            return None
+
+    async def _read_parquet(self, info: ObjectInfo) -> _Found | None:
+        try:
+            head = await self._store.head(info.layer, info.key)
+        except RejectedInput:
+            return None
+        if head is None:
+            return None
+        record = unfold_record(head.metadata, uri=head.uri, etag=head.etag, size=head.bytes)
+        return _Found((record,)) if record else None
+
+
+def acceptance_of(command: IngestionCommand) -> AuditRecord:
+    """The ACCEPTED record of a command that lies in LEDGER, as the ingestor publishes it."""
+    return AuditRecord(
+        event_id=event_id(Kind.ACCEPTED, "ingestor", "", str(command.run_id)),
+        kind=Kind.ACCEPTED,
+        status=Status.ACCEPTED,
+        run_id=command.run_id,
+        stage="ingestor",
+        variant="",
+        dataset=command.dataset,
+        parameters={"source": command.source.model_dump(mode="json")},
+        started=command.accepted_at,
+        finished=command.accepted_at,
+        host="",
+        traceparent=command.traceparent,
+    )

@@ -5,6 +5,7 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 from acequia.events import AuditRecord, Kind, ObjectRecord, Status
-from acequia.layers import Layer
+from acequia.layers import UNKNOWN_DATASET, Layer
 from acequia.ports import Ack, Dead, Delivery, HandBack, Settlement
 from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
 
@@ -164,14 +165,17 @@ def _artifact(record: AuditRecord, item: ObjectRecord, uri: str, etag: str) -> t
 
 
 def _runs(records: Sequence[AuditRecord]) -> list[tuple[Any, ...]]:
-    """The ingestions that `records` tell of: each once, as its earliest record says."""
-    first: dict[UUID, AuditRecord] = {}
+    """The ingestions that `records` tell of: each once, as its earliest record that knows the dataset says."""
+    told: dict[UUID, list[AuditRecord]] = {}
     for record in records:
-        if record.kind is Kind.ACCEPTED or record.stage == "ingestor":
-            earlier = first.get(record.run_id)
-            if earlier is None or record.started < earlier.started:
-                first[record.run_id] = record
-    return [(k, clean(r.dataset), clean(source_of(r)), r.started) for k, r in sorted(first.items())]
+        if record.run_id.int and (record.kind is Kind.ACCEPTED or record.stage == "ingestor"):
+            told.setdefault(record.run_id, []).append(record)
+    rows = []
+    for run_id, of_run in sorted(told.items()):
+        best = min(of_run, key=lambda r: (r.dataset == UNKNOWN_DATASET, r.started))
+        accepted_at = min(r.started for r in of_run)
+        rows.append((run_id, clean(best.dataset), clean(source_of(best)), accepted_at))
+    return rows
 
 
 @dataclass(slots=True)
@@ -241,10 +245,8 @@ class AuditWriter:
         while self._waiting:
             if last >= BUSY and len(self._waiting) < self._batch:
                 self._full.clear()
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._full.wait(), self._linger)
-                except TimeoutError:
-                    pass  # lingered long enough
             batch = [self._waiting[key] for key in list(self._waiting)[: self._batch]]
             last = len(batch)
             await self._write(batch)
@@ -267,9 +269,9 @@ class AuditWriter:
                 log.warning("%d audit records wait: %s; trying again in %.1f s", len(batch), error, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
-            except Exception as error:  # noqa: BLE001 - a fault of ours: keep the records, say so, try again
+            except Exception:  # a fault of ours: keep the records, say so, try again
                 self._stuck = True
-                log.exception("%d audit records wait: %r", len(batch), error)
+                log.exception("%d audit records wait", len(batch))
                 await asyncio.sleep(RETRY_MOST)
             else:
                 self._stuck = False

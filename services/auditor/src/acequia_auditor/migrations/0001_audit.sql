@@ -103,3 +103,16 @@ FROM acequia.audit_events AS e
 JOIN acequia.event_objects AS i ON i.event_id = e.event_id AND i.role = 'input'
 JOIN acequia.event_objects AS o ON o.event_id = e.event_id AND o.role = 'output'
 WHERE e.kind = 'outcome';
+
+-- The events that end a work item, the best first: an outcome; a death that was not replayed; an input that was gone.
+CREATE VIEW acequia.endings AS
+SELECT
+    e.*,
+    CASE e.kind WHEN 'outcome' THEN 0 WHEN 'dead' THEN 1 ELSE 2 END AS rank,
+    coalesce(substring(e.variant FROM '^v([0-9]{1,9})-')::integer, 0) AS version
+FROM acequia.audit_events AS e
+LEFT JOIN acequia.dead_letters AS d ON d.id = e.event_id
+WHERE
+    e.kind = 'outcome'
+    OR (e.kind = 'dead' AND coalesce(d.state, 'open') <> 'replayed')
+    OR (e.kind = 'note' AND e.status IN ('GONE', 'SUPERSEDED'));
