@@ -45,7 +45,7 @@ class Buckets:
 
 
 def check_key(key: str) -> None:
-    """Raise RejectedInput (`key`) where `key` is none that every store can hold.
+    """Raise RejectedInput (`bad_key`) where `key` is none that every store can hold.
 
     MinIO refuses `.` and `..` as segments, empty segments, segments over 255 bytes, keys over 1,024 bytes, and NUL;
     it drops a slash at the front, and takes one at the end for a folder. The folder store does as it does.
@@ -53,10 +53,10 @@ def check_key(key: str) -> None:
     try:
         segments = key.encode().split(b"/")
     except UnicodeEncodeError:
-        raise RejectedInput("key", f"the object's key {key!r} is not UTF-8", key=repr(key)) from None
+        raise RejectedInput("bad_key", f"the object's key {key!r} is not UTF-8", key=repr(key)) from None
     if len(key.encode()) > 1024 or "\0" in key or any(s in (b"", b".", b"..") or len(s) > 255 for s in segments):
         raise RejectedInput(
-            "key",
+            "bad_key",
             f"the object's key {key!r} can not be stored: no empty, `.` or `..` segment, at most 255 bytes a segment "
             "and 1024 in all",
             key=key,

@@ -29,10 +29,10 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """Objects by layer and key. Keys are any text that S3 allows (spaces, `+`, unicode).
 
-    But for those that `layers.check_key` names: MinIO refuses or bends them (`a/../b`, `a//b`, `/a`, `a/`, a segment of
-    more than 255 bytes), so every method with a key raises RejectedInput (`key`) for them. And do not store both
-    `a` and `a/b`: MinIO takes them and then leaves `a/b` out of listings, the folder store refuses the second
-    (RejectedInput, `key`).
+    But for those that MinIO refuses or bends (`a/../b`, `a//b`, `/a`, a segment of more than 255 bytes, more than 1,024
+    bytes in all): every method with a key raises RejectedInput (`bad_key`) for them, see `layers.check_key`. `a/` is
+    a folder's marker in MinIO and refused by the folder store. And do not store both `a` and `a/b`: MinIO takes them
+    and then leaves `a/b` out of listings, the folder store refuses the second (RejectedInput, `bad_key`).
 
     Every method raises TransientFailure where trying later may help (`away=True`: the server cannot be reached)
     and ConfigurationError where a person must act (credentials, a console's port). A write is visible whole, data

@@ -334,11 +334,13 @@ class _About:
 
 
 def _about(place: _Place, key: str, metadata: Mapping[str, str], content_type: str) -> _About:
+    """ValueError where the metadata could not travel in HTTP headers: that is a mistake of the caller's."""
     lowered = {name.lower(): value for name, value in metadata.items()}
-    if not all(name.isascii() and value.isascii() for name, value in lowered.items()):
-        raise RejectedInput("metadata", f"the metadata of {key!r} must be ASCII")
+    for name, value in lowered.items():
+        if not (name.isascii() and value.isascii() and value.isprintable() and value == value.strip()):
+            raise ValueError(f"user metadata has to be printable ASCII: {name!r}: {value!r}")
     if metadata_size(lowered) > METADATA_LIMIT:
-        raise RejectedInput("metadata", f"the metadata of {key!r} is more than {METADATA_LIMIT} bytes")
+        raise ValueError(f"user metadata of {key!r}: more than {METADATA_LIMIT} bytes")
     return _About(place.bucket, key, lowered, content_type)
 
 
@@ -576,7 +578,9 @@ class _Folder:
                     draft.published = self._link(place, target, old, version, create=create)
                     lost = not draft.published
                 except (IsADirectoryError, FileExistsError):
-                    raise RejectedInput("key", f"{place.key!r} is a folder of other objects", key=place.key) from None
+                    raise RejectedInput(
+                        "bad_key", f"{place.key!r} is a folder of other objects", key=place.key
+                    ) from None
                 for folder in made:
                     _sync_folder(folder)
         self._sync_place(place)
@@ -738,5 +742,5 @@ def _translated() -> Iterator[None]:
         if error.errno in _FOR_A_PERSON:
             raise ConfigurationError(f"the data folder: {error}") from error
         if error.errno == errno.ENAMETOOLONG:
-            raise RejectedInput("key", f"a name is too long for this file system: {error.filename}") from error
+            raise RejectedInput("bad_key", f"a name is too long for this file system: {error.filename}") from error
         raise
