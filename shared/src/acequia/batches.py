@@ -256,6 +256,8 @@ class BatchRunner:
         self._plans: dict[str, Plans] = {}
         self._open: dict[tuple[str, int], Plan] = {}
         self._seen: dict[str, tuple[str, float]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def start(self) -> None:
         """Make the stage's variant known and find the plans that are open, before the first delivery."""
@@ -293,6 +295,13 @@ class BatchRunner:
                 log.warning("%s: waiting %.1f s: %s", self.stage.name, pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 10.0)
+
+    async def finish(self, life: asyncio.Task[None], grace: float) -> None:
+        """Stop `run`: a plan in work has `grace` seconds to end, then its start is released for another."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+        life.cancel()
+        await asyncio.gather(life, return_exceptions=True)
 
     # gather and plan
 
@@ -552,6 +561,7 @@ class BatchRunner:
 
     async def _run_start(self, plan: Plan, start: Start) -> None:
         renewing = asyncio.create_task(self._renew(start))
+        self._idle.clear()
         log.info("%s: plan %d of %s, start %d", self.stage.name, plan.number, plan.dataset, start.number)
         try:
             record = await self._work(plan)
@@ -572,6 +582,7 @@ class BatchRunner:
             await self._stop_renewing(renewing)
             await self._tell(start, state="failed", error="".join(traceback.format_exception(error))[-4000:])
         finally:
+            self._idle.set()
             await self._stop_renewing(renewing)
 
     async def _renew(self, start: Start) -> None:

@@ -139,6 +139,8 @@ class IngestionCommand(Frozen):
     accepted_at: datetime
     fingerprint: str
     """sha256 of dataset and source: tells the same request from another under one Idempotency-Key."""
+    rows_per_part: int = 1_000_000
+    """Pinned at acceptance: who carries the command out later writes the same parts."""
     traceparent: str | None = None
 
 

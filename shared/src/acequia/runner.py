@@ -136,7 +136,7 @@ class Workshop:
             AUDIT,
             f"{record.stage}.{record.status.value.lower()}",
             Message(
-                body=record.model_dump_json(exclude_defaults=True).encode(),
+                body=record.model_dump_json(exclude_none=True).encode(),
                 type="AuditRecord",
                 message_id=str(record.event_id),
             ),
@@ -370,7 +370,7 @@ async def commit(
             )
     else:
         content_type = JSON
-        body = {**(document or {}), "record": record.model_dump(mode="json", exclude_defaults=True)}
+        body = {**(document or {}), "record": record.model_dump(mode="json", exclude_none=True)}
         data = json.dumps(body, indent=1, default=str).encode()
     info = await workshop.store.create(layer, key, data, metadata=metadata, content_type=content_type)
     if info is not None:

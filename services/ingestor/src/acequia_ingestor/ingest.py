@@ -107,7 +107,7 @@ class Claim:
             "at": origin.at.isoformat(),
             "subject": origin.subject,
             "file_name": origin.file_name,
-            "inputs": [i.model_dump(mode="json", exclude_defaults=True) for i in origin.inputs],
+            "inputs": [i.model_dump(mode="json", exclude_none=True) for i in origin.inputs],
             "traceparent": origin.traceparent,
         }
 
@@ -212,7 +212,10 @@ class Ingestor:
             with self.workshop.folder() as name, self.workshop.meters.seconds.labels(STAGE).time():
                 stem = Stem(command.dataset, origin.at, command.run_id.hex[:16])
                 more = {"command": command.model_dump(mode="json")}
-                parameters = {"source": command.source.model_dump(mode="json")}
+                parameters = {
+                    "source": command.source.model_dump(mode="json"),
+                    "rows_per_part": command.rows_per_part,
+                }
                 try:
                     dataset = self.workshop.registry.get(command.dataset)
                     if dataset is None:
@@ -222,7 +225,7 @@ class Ingestor:
                         command.source,
                         dataset,
                         Path(name),
-                        rows_per_part=self.settings.rows_per_part,
+                        rows_per_part=command.rows_per_part,
                         start=origin.at,
                     )
                     self.workshop.at("after_process")
@@ -329,7 +332,8 @@ class Ingestor:
         """The record of the claim's owner: as it stands, or after writing what it lacks."""
         if (record := await self._done(claim.origin.done_id)) is not None:
             return record
-        settings, parameters = self.settings, {"file": claim.origin.file_name}
+        settings = self.settings
+        parameters = {"file": claim.origin.file_name, "rows_per_part": claim.rows_per_part}
         if claim.origin.run_id != accepted.run_id:
             accepted = self._accept_file(claim.origin, claim.dataset, parameters)
         try:
@@ -427,7 +431,7 @@ class Ingestor:
             rows_out=rows_out,
             rejected=dict(parsed.rejected),
             lines_skipped=dict(parsed.lines_skipped),
-            parameters={**parameters, "format": parsed.format, "rows_per_part": self.settings.rows_per_part},
+            parameters={**parameters, "format": parsed.format},
         )
         rows = self.workshop.meters.rows
         rows.labels(STAGE, "out").inc(rows_out)
@@ -517,8 +521,8 @@ class Ingestor:
             "dataset": record.dataset,
             "status": record.status.value,
             **more,
-            "accepted": accepted.model_dump(mode="json", exclude_defaults=True),
-            "record": record.model_dump(mode="json", exclude_defaults=True),
+            "accepted": accepted.model_dump(mode="json", exclude_none=True),
+            "record": record.model_dump(mode="json", exclude_none=True),
         }
         created = await self.workshop.store.create(
             Layer.LEDGER,

@@ -11,7 +11,6 @@ class IngestorSettings(BaseSettings):
 
     rows_per_part: Annotated[int, Field(ge=1, description="Most rows of one RAW object")] = 1_000_000
     max_rows: Annotated[int, Field(ge=1, description="Most rows that one request may ask to draw")] = 50_000_000
-    max_body_bytes: Annotated[int, Field(ge=1, description="Largest JSON body")] = 65_536
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest uploaded file")] = 64 * 2**30
     max_unpacked_bytes: Annotated[int, Field(ge=1, description="Largest file once unpacked")] = 64 * 2**30
     max_ratio: Annotated[float, Field(gt=1, description="Largest ratio of unpacked to packed bytes")] = 200.0

@@ -1,0 +1,19 @@
+"""`python -m acequia_ingestor`: the ingestor as a process."""
+
+from collections.abc import Sequence
+
+from acequia.app import Service, serve
+from acequia.runner import Workshop
+from acequia.settings import AcequiaSettings, load
+from acequia_ingestor.api import AuditorClient
+from acequia_ingestor.service import build_ingestor
+from acequia_ingestor.settings import IngestorSettings
+
+
+def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
+    own = load(IngestorSettings)
+    return (build_ingestor(workshop, own, AuditorClient(own.auditor_url), concurrency=settings.concurrency),)
+
+
+if __name__ == "__main__":
+    serve("ingestor", build)

@@ -1,0 +1,391 @@
+"""The ingestor over HTTP: what is accepted is durable before it is answered."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+from uuid import UUID, uuid4, uuid5
+
+import httpx
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from acequia.app import Problem, problem_responses
+from acequia.datasets import Dataset
+from acequia.errors import RejectedInput, TransientFailure
+from acequia.events import (
+    META_DATASET,
+    META_FORMAT,
+    META_RUN_ID,
+    META_TRACEPARENT,
+    IngestionCommand,
+    Source,
+    utc_now,
+)
+from acequia.layers import NAMESPACE, Layer, check_key, command_key, done_key
+from acequia.ports import Message
+from acequia.runner import JSON, Workshop
+from acequia.topology import COMMANDS
+from acequia_ingestor.formats import Format
+from acequia_ingestor.ingest import COMMAND, accepted_command, accepted_record
+from acequia_ingestor.settings import IngestorSettings
+
+log = logging.getLogger("acequia")
+
+DETECT = "_detect"
+"""First folder of an upload whose dataset is to be detected."""
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+_EXAMPLE = {
+    "dataset": "network_events",
+    "source": {"kind": "synthetic", "rows": 10, "seed": 7, "anomaly_rate": 0.02},
+}
+
+
+class IngestionRequest(BaseModel):
+    """What to ingest: a dataset and where its events come from."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+
+    dataset: Annotated[str, Field(description="Name of a dataset: GET /datasets lists them")]
+    source: Source
+
+
+class Accepted(BaseModel):
+    """The run was taken on; it will be carried out."""
+
+    run_id: UUID
+    dataset: str | None
+    status: str = "ACCEPTED"
+    location: str
+
+
+class RunReader(Protocol):
+    """Asks the auditor what happened to a run."""
+
+    async def __call__(self, run_id: UUID) -> Mapping[str, Any] | None:
+        """The run's page, or None where the auditor does not know it. TransientFailure where it does not answer."""
+        ...
+
+
+class AuditorClient:
+    """The auditor over HTTP, as a RunReader."""
+
+    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+        self._client = httpx.AsyncClient(base_url=url, timeout=timeout)
+
+    async def __call__(self, run_id: UUID) -> Mapping[str, Any] | None:
+        try:
+            answer = await self._client.get(f"/runs/{run_id}")
+        except httpx.HTTPError as error:
+            raise TransientFailure(
+                f"the auditor does not answer: {error!r}", dependency="auditor", away=True
+            ) from error
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            return None
+        if answer.is_error:
+            raise TransientFailure(f"the auditor answered {answer.status_code}", dependency="auditor")
+        page: Mapping[str, Any] = answer.json()
+        return page
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def fingerprint(request: IngestionRequest) -> str:
+    """Hex sha256 of what was asked for."""
+    return hashlib.sha256(json.dumps(request.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def keyed_run_id(idempotency_key: str | None) -> UUID:
+    """The run of an Idempotency-Key, always the same; a new one where there is no key."""
+    return uuid5(NAMESPACE, f"idempotency\n{idempotency_key}") if idempotency_key else uuid4()
+
+
+class Acceptance:
+    """Takes requests on: stored and confirmed before it returns."""
+
+    def __init__(
+        self, workshop: Workshop, settings: IngestorSettings, formats: Mapping[str, Format], read_run: RunReader
+    ) -> None:
+        self.workshop = workshop
+        self.settings = settings
+        self.formats = formats
+        self.read_run = read_run
+
+    def dataset(self, name: str) -> Dataset:
+        if (dataset := self.workshop.registry.get(name)) is None:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "unknown dataset",
+                f"No dataset is named {name!r}. There is: {', '.join(self.workshop.registry)}.",
+                allowed=list(self.workshop.registry),
+            )
+        return dataset
+
+    async def command(self, request: IngestionRequest, run_id: UUID, traceparent: str | None) -> IngestionCommand:
+        """Store and publish the command of `request`, once per run; another request under its id is a Problem."""
+        dataset = self.dataset(request.dataset)
+        if not dataset.synthetic:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "no such source", f"{dataset.name} has no generator of synthetic rows."
+            )
+        if request.source.rows > self.settings.max_rows:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "too many rows",
+                f"source.rows is {request.source.rows}; at most {self.settings.max_rows} are allowed.",
+                allowed=self.settings.max_rows,
+            )
+        command = IngestionCommand(
+            run_id=run_id,
+            dataset=dataset.name,
+            source=request.source,
+            accepted_at=utc_now().replace(microsecond=0),
+            fingerprint=fingerprint(request),
+            rows_per_part=self.settings.rows_per_part,
+            traceparent=traceparent,
+        )
+        if (standing := await self._standing(command)) is not None:
+            return standing
+        store = self.workshop.store
+        created = await store.create(
+            Layer.LEDGER,
+            command_key(run_id),
+            command.model_dump_json().encode(),
+            metadata={META_RUN_ID: str(run_id)},
+            content_type=JSON,
+        )
+        if created is None:
+            # someone stored it just now: who finds it stored publishes too, for the other may have died before
+            found = await store.read(Layer.LEDGER, command_key(run_id))
+            if found is None:
+                return await self._standing(command) or command
+            stored = IngestionCommand.model_validate_json(found[0])
+            self._must_match(stored, command)
+            command = stored
+        await self.workshop.publish(accepted_command(command, self.workshop.host))
+        await self.workshop.bus.publish(
+            COMMANDS, "ingest", Message(command.model_dump_json().encode(), type=COMMAND, message_id=str(run_id))
+        )
+        return command
+
+    async def _standing(self, command: IngestionCommand) -> IngestionCommand | None:
+        """The command of the same run that was carried out already."""
+        found = await self.workshop.store.read(Layer.LEDGER, done_key(command.run_id))
+        if found is None:
+            return None
+        stored = IngestionCommand.model_validate(json.loads(found[0])["command"])
+        self._must_match(stored, command)
+        return stored
+
+    @staticmethod
+    def _must_match(stored: IngestionCommand, asked: IngestionCommand) -> None:
+        if stored.fingerprint != asked.fingerprint:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "idempotency key reused",
+                f"This Idempotency-Key was used for another request (run {stored.run_id}). Use a new key.",
+            )
+
+    async def upload(
+        self,
+        name: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        dataset: str | None,
+        format: str | None,
+        run_id: UUID,
+        traceparent: str | None,
+    ) -> None:
+        """Stream a file into LANDING with its options in the metadata."""
+        if dataset is not None:
+            known = self.dataset(dataset)
+            if format is not None and format not in known.formats:
+                raise Problem(
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                    "unknown format",
+                    f"{dataset} has no format {format!r}. There is: {', '.join(known.formats)}.",
+                    allowed=list(known.formats),
+                )
+        elif format is not None and format not in self.formats:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "unknown format",
+                f"No format is named {format!r}. There is: {', '.join(self.formats)}.",
+                allowed=list(self.formats),
+            )
+        key = f"{dataset or DETECT}/uploads/{run_id}/{name}"
+        try:
+            if "/" in name:
+                raise RejectedInput("key", "a file's name has no slash")
+            check_key(key)
+        except RejectedInput as rejected:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad file name", rejected.reason) from rejected
+        metadata = {META_RUN_ID: str(run_id)}
+        metadata |= {META_DATASET: dataset} if dataset else {}
+        metadata |= {META_FORMAT: format} if format else {}
+        metadata |= {META_TRACEPARENT: traceparent} if traceparent else {}
+        info = await self.workshop.store.head(Layer.LANDING, key) or await self.workshop.store.upload(
+            Layer.LANDING, key, chunks, metadata=metadata, content_type="application/octet-stream"
+        )
+        await self.workshop.publish(
+            accepted_record(
+                run_id=run_id,
+                dataset=dataset or DETECT,
+                at=info.last_modified,
+                host=self.workshop.host,
+                parameters={"file": name},
+                traceparent=traceparent,
+            )
+        )
+
+    async def run(self, run_id: UUID) -> Mapping[str, Any] | None:
+        """What happened so far; for a run that the auditor does not know yet, what the store tells of it."""
+        if (page := await self.read_run(run_id)) is not None:
+            return page
+        store = self.workshop.store
+        for key in (command_key(run_id), done_key(run_id)):
+            if (found := await store.read(Layer.LEDGER, key)) is not None:
+                document = json.loads(found[0])
+                return _bare_page(run_id, document["dataset"], found[1].last_modified)
+        for folder in (*self.workshop.registry, DETECT):
+            async for info in store.list_objects(Layer.LANDING, f"{folder}/uploads/{run_id}/"):
+                return _bare_page(run_id, folder, info.last_modified)
+        return None
+
+
+def _bare_page(run_id: UUID, dataset: str, at: datetime) -> Mapping[str, Any]:
+    return {
+        "run_id": str(run_id),
+        "dataset": dataset,
+        "state": "accepted",
+        "finished": False,
+        "accepted_at": at.astimezone(UTC).isoformat(),
+        "events": [],
+    }
+
+
+async def _bounded(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    seen = 0
+    async for chunk in chunks:
+        seen += len(chunk)
+        if seen > most:
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too large", f"At most {most} bytes are allowed.", allowed=most
+            )
+        yield chunk
+
+
+def _declared_too_large(request: Request, most: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "too large",
+            f"The body has {declared} bytes; at most {most} are allowed.",
+            allowed=most,
+        )
+
+
+def _traceparent(value: str | None) -> str | None:
+    return value if value and _TRACEPARENT.match(value) else None
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=256, description="The same key and body give the same run, once; another body is refused (422)"),
+]
+Traceparent = Annotated[str | None, Header(description="W3C trace context, carried through to the evaluation")]
+
+
+def ingestion_router(acceptance: Acceptance) -> APIRouter:
+    """`/ingestions`, `/datasets`, `/formats`."""
+    router = APIRouter(tags=["ingestion"])
+    settings = acceptance.settings
+
+    @router.post(
+        "/ingestions",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=Accepted,
+        responses=problem_responses(413, 422, 503),
+    )
+    async def ingest(
+        asked: IngestionRequest,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
+        traceparent: Traceparent = None,
+    ) -> Accepted:
+        """Start a run. 202 means: stored and confirmed, it will be carried out."""
+        command = await acceptance.command(asked, keyed_run_id(idempotency_key), _traceparent(traceparent))
+        response.headers["Location"] = location = f"/ingestions/{command.run_id}"
+        return Accepted(run_id=command.run_id, dataset=command.dataset, location=location)
+
+    @router.put(
+        "/ingestions/files/{name}",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=Accepted,
+        responses=problem_responses(413, 422, 503),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+    )
+    async def ingest_file(
+        request: Request,
+        response: Response,
+        name: Annotated[str, Path(description="The file's name; gzip, bzip2 and zstd are unpacked", min_length=1)],
+        dataset: Annotated[str | None, Query(description="Dataset; detected if left out")] = None,
+        format: Annotated[str | None, Query(description="Format; detected by content if left out")] = None,
+        idempotency_key: IdempotencyKey = None,
+        traceparent: Traceparent = None,
+    ) -> Accepted:
+        """Stream a file of any size to the landing bucket, which starts a run."""
+        _declared_too_large(request, settings.max_upload_bytes)
+        run_id = keyed_run_id(idempotency_key)
+        await acceptance.upload(
+            name,
+            _bounded(request.stream(), settings.max_upload_bytes),
+            dataset=dataset,
+            format=format,
+            run_id=run_id,
+            traceparent=_traceparent(traceparent),
+        )
+        response.headers["Location"] = location = f"/ingestions/{run_id}"
+        return Accepted(run_id=run_id, dataset=dataset, location=location)
+
+    @router.get("/ingestions/{run_id}", responses=problem_responses(404, 503))
+    async def run(run_id: UUID) -> JSONResponse:
+        """What happened so far, per stage."""
+        page = await acceptance.run(run_id)
+        if page is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "unknown run", f"No run has the id {run_id}.")
+        return JSONResponse(page)
+
+    @router.get("/datasets")
+    async def datasets() -> list[dict[str, Any]]:
+        """The datasets, with their columns, formats and file patterns."""
+        return [
+            {
+                "name": d.name,
+                "title": d.title,
+                "columns": {name: str(dtype) for name, dtype in d.schema.items()},
+                "formats": list(d.formats),
+                "patterns": list(d.patterns),
+                "synthetic": d.synthetic,
+            }
+            for d in acceptance.workshop.registry.values()
+        ]
+
+    @router.get("/formats")
+    async def formats() -> list[dict[str, str]]:
+        """The source formats."""
+        return [{"name": f.name, "title": f.title} for f in acceptance.formats.values()]
+
+    return router

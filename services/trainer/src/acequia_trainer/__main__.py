@@ -1,0 +1,17 @@
+"""`python -m acequia_trainer`: the trainer as a process."""
+
+from collections.abc import Sequence
+
+from acequia.app import Service, batch_service, serve
+from acequia.runner import Workshop
+from acequia.settings import AcequiaSettings, load
+from acequia_trainer.settings import TrainerSettings
+from acequia_trainer.stage import build_stage
+
+
+def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
+    return (batch_service(build_stage(load(TrainerSettings), workshop.registry), workshop),)
+
+
+if __name__ == "__main__":
+    serve("trainer", build)

@@ -1,0 +1,18 @@
+"""`python -m acequia_transformer`: the transformer as a process."""
+
+from collections.abc import Sequence
+
+from acequia.app import Service, serve, stage_service
+from acequia.runner import Workshop
+from acequia.settings import AcequiaSettings, load
+from acequia_transformer.settings import TransformerSettings
+from acequia_transformer.stage import build_stage
+
+
+def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
+    stage = build_stage(load(TransformerSettings), workshop.registry)
+    return (stage_service(stage, workshop, settings.concurrency),)
+
+
+if __name__ == "__main__":
+    serve("transformer", build)

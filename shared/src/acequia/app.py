@@ -1,0 +1,457 @@
+"""The composition root of a service: settings, adapters, the FastAPI app with /health, /ready and /metrics, its life.
+
+The one place inside the framework that knows the adapters. Importing it does nothing.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, NoReturn, Protocol
+
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acequia.adapters.minio import MinioStore
+from acequia.adapters.rabbit import RabbitBus
+from acequia.batches import BatchRunner
+from acequia.datasets import load_registry
+from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
+from acequia.ports import Bus, Handler, ObjectStore, Subscription
+from acequia.runner import Meters, StageRunner, Workshop
+from acequia.settings import AcequiaSettings, MinioSettings, RabbitSettings, load
+from acequia.stage import BatchStage, Stage
+from acequia.topology import READERS, topology
+
+log = logging.getLogger("acequia")
+
+RETRY_AFTER = "5"
+"""Seconds after which a client may try again, as the header `Retry-After` says it."""
+BATCH_CONCURRENCY = 1000
+"""Messages that a many-to-one stage holds at once while it gathers."""
+
+
+# problems (RFC 9457)
+
+
+class Problem(HTTPException):
+    """An answer that says what is wrong and what is allowed, as application/problem+json."""
+
+    def __init__(self, status: int, title: str, detail: str, **more: Any) -> None:
+        super().__init__(status_code=status, detail=detail)
+        self.title = title
+        self.more = more
+
+    def response(self) -> JSONResponse:
+        body = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status_code,
+            "detail": self.detail,
+            **self.more,
+        }
+        headers = {"Retry-After": RETRY_AFTER} if self.status_code == HTTPStatus.SERVICE_UNAVAILABLE else None
+        return JSONResponse(body, self.status_code, headers, media_type="application/problem+json")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems that a route may answer with, for OpenAPI."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "allowed": {"description": "What would have been accepted"},
+            "errors": {"type": "array", "items": {"type": "object"}},
+        },
+        "required": ["type", "title", "status", "detail"],
+    }
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def _validation_problem(errors: Sequence[Any]) -> Problem:
+    """What pydantic found, a sentence each."""
+    found = [{"where": "/".join(str(p) for p in e["loc"]), "what": e["msg"]} for e in errors]
+    detail = "; ".join(f"{e['where']}: {e['what']}" for e in found)
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid request", detail, errors=found)
+
+
+class BodyLimit:
+    """ASGI middleware: the body of a POST has at most `most` bytes; more is answered with 413 and not read."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app = app
+        self.most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        problem = Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "too large",
+            f"The body may have at most {self.most} bytes.",
+            allowed=self.most,
+        )
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.most:
+            await problem.response()(scope, receive, send)
+            return
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.most:
+                raise problem
+            return message
+
+        await self.app(scope, bounded, send)
+
+
+def make_app(title: str, *, max_body_bytes: int = 65_536) -> FastAPI:
+    """A FastAPI app whose every error is problem+json, and whose JSON bodies are bounded."""
+    app = FastAPI(title=title, version="0.1.0")
+    app.add_middleware(BodyLimit, most=max_body_bytes)
+
+    @app.exception_handler(HTTPException)
+    async def http_problem(request: Request, error: HTTPException) -> Response:
+        if not isinstance(error, Problem):
+            problem = Problem(error.status_code, HTTPStatus(error.status_code).phrase, str(error.detail))
+            response = problem.response()
+            response.headers.update(error.headers or {})
+            return response
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_problem(request: Request, error: RequestValidationError) -> Response:
+        return _validation_problem(error.errors()).response()
+
+    @app.exception_handler(TransientFailure)
+    async def unavailable(request: Request, error: TransientFailure) -> Response:
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.dependency} is unavailable", str(error)).response()
+
+    @app.exception_handler(RejectedInput)
+    async def rejected(request: Request, error: RejectedInput) -> Response:
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.rule, error.reason).response()
+
+    return app
+
+
+# services
+
+
+class Service(Protocol):
+    """A part of Acequia that lives for as long as its process."""
+
+    name: str
+    routers: Sequence[APIRouter]
+
+    async def start(self) -> None:
+        """Begin, with the topology in place. TransientFailure: it is tried again."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Take no more work, finish what is in hand within `grace` seconds, hand the rest back."""
+        ...
+
+    async def check(self) -> None:
+        """Raise what keeps the service from its work."""
+        ...
+
+
+@dataclass(slots=True)
+class ConsumerService:
+    """A service that handles the messages of one queue."""
+
+    name: str
+    workshop: Workshop
+    queue: str
+    handle: Handler
+    prepare: Callable[[], Awaitable[None]]
+    concurrency: int = 2
+    routers: Sequence[APIRouter] = ()
+    _subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        await self.prepare()
+        self._subscription = await self.workshop.bus.consume(self.queue, self.handle, concurrency=self.concurrency)
+
+    async def stop(self, grace: float) -> None:
+        if self._subscription is not None:
+            await self._subscription.close(grace=grace)
+
+    async def check(self) -> None:
+        if self._subscription is None:
+            raise TransientFailure(f"{self.name} is starting", dependency=self.name)
+
+
+@dataclass(slots=True)
+class BatchService:
+    """A many-to-one stage: consumes while it gathers, and works its plans off."""
+
+    name: str
+    workshop: Workshop
+    queue: str
+    runner: BatchRunner
+    routers: Sequence[APIRouter] = ()
+    _subscription: Subscription | None = None
+    _life: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.runner.start()
+        subscription = await self.workshop.bus.consume(self.queue, self.runner.handle, concurrency=BATCH_CONCURRENCY)
+        self._subscription = subscription
+        self._life = asyncio.create_task(self.runner.run(subscription), name=self.name)
+        self._life.add_done_callback(self._ended)
+
+    def _ended(self, life: asyncio.Task[None]) -> None:
+        if not life.cancelled() and (error := life.exception()) is not None:
+            log.critical("%s: a bug ended it", self.name, exc_info=error)
+            if self.workshop.fatal is not None:
+                self.workshop.fatal(ConfigurationError(f"{self.name} ended by a bug: {error!r} (see the log)"))
+
+    async def stop(self, grace: float) -> None:
+        if self._life is not None:
+            await self.runner.finish(self._life, grace)
+        if self._subscription is not None:
+            await self._subscription.close(grace=0)
+
+    async def check(self) -> None:
+        if self._life is None:
+            raise TransientFailure(f"{self.name} is starting", dependency=self.name)
+        if self._life.done():
+            raise TransientFailure(f"{self.name} has ended", dependency=self.name)
+
+
+def queue_of(stage: str) -> str:
+    return next(reader.queue for reader in READERS if reader.stage == stage)
+
+
+def stage_service(stage: Stage, workshop: Workshop, concurrency: int) -> ConsumerService:
+    """A one-to-one stage as a service."""
+    runner = StageRunner(stage, workshop)
+    return ConsumerService(stage.name, workshop, queue_of(stage.name), runner.handle, runner.start, concurrency)
+
+
+def batch_service(stage: BatchStage, workshop: Workshop, **patience: float) -> BatchService:
+    """A many-to-one stage as a service. `patience`: BatchRunner's times, for tests and for the embedded mode."""
+    return BatchService(stage.name, workshop, queue_of(stage.name), BatchRunner(stage, workshop, **patience))
+
+
+# a process
+
+
+@dataclass(slots=True)
+class House:
+    """The services of one process and how they are."""
+
+    title: str
+    meters: Meters = field(default_factory=Meters)
+    workshop: Workshop | None = None
+    services: list[Service] = field(default_factory=list)
+    problem: Exception | None = None
+    stopping: bool = False
+
+    async def check(self) -> Mapping[str, str]:
+        """Each part by name and "ok", or what is wrong with it."""
+        if self.workshop is None:
+            return {"start": str(self.problem or "connecting")}
+        checks: dict[str, Awaitable[None]] = {"store": self.workshop.store.check(), "bus": self.workshop.bus.check()}
+        checks |= {service.name: service.check() for service in self.services}
+        found = await asyncio.gather(*checks.values(), return_exceptions=True)
+        states = {name: "ok" if result is None else str(result) for name, result in zip(checks, found, strict=True)}
+        return states | ({"stop": "stopping"} if self.stopping else {})
+
+    def add_routes(self, app: FastAPI) -> None:
+        """/health, /ready, /metrics."""
+        router = APIRouter(tags=["operation"])
+
+        @router.get("/health")
+        async def health() -> dict[str, str]:
+            """Alive. It says nothing of the servers that the service needs: /ready does."""
+            return {"status": "alive", "service": self.title}
+
+        @router.get("/ready", responses=problem_responses(503))
+        async def ready() -> dict[str, str]:
+            """Whether the service can do its work, and what is wrong if not."""
+            states = dict(await self.check())
+            if any(state != "ok" for state in states.values()):
+                wrong = "; ".join(f"{name}: {state}" for name, state in states.items() if state != "ok")
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "not ready", wrong, parts=states)
+            return states
+
+        @router.get("/metrics", response_class=PlainTextResponse)
+        async def metrics() -> Response:
+            """Prometheus metrics."""
+            return Response(generate_latest(self.meters.registry), media_type=CONTENT_TYPE_LATEST)
+
+        app.include_router(router)
+
+    async def open(self, app: FastAPI, workshop: Workshop, services: Sequence[Service]) -> None:
+        """Start `services`, the last of the chain first, and serve their routes."""
+        for service in services:
+            await service.start()
+            for router in service.routers:
+                app.include_router(router)
+            self.services.append(service)
+        self.workshop = workshop
+        app.openapi_schema = None
+
+    async def close(self, grace: float) -> None:
+        """Stop every service, then let go of the servers."""
+        self.stopping = True
+        await asyncio.gather(*(service.stop(grace) for service in self.services))
+        if self.workshop is not None:
+            await self.workshop.bus.close()
+            await self.workshop.store.close()
+
+
+Build = Callable[[Workshop, AcequiaSettings], Sequence[Service]]
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn that leaves the signals to us: it would end the process by the signal, and our exit code is 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def configure_logging(level: str) -> None:
+    """One line a record on standard error."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    for noisy in ("aio_pika", "aiormq", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def serve(name: str, build: Build) -> NoReturn:
+    """Run a service until SIGTERM or SIGINT. Exit code 0; 2 where a person must change a setting."""
+    try:
+        settings = load(AcequiaSettings)
+        minio, rabbit = load(MinioSettings), load(RabbitSettings)
+        configure_logging(settings.log_level)
+        code = asyncio.run(_serve(name, build, settings, minio, rabbit))
+    except ConfigurationError as error:
+        sys.stderr.write(f"acequia-{name}: {error}\n")
+        code = 2
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now: a training in a worker thread that outlived its grace is redone by the next start."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+async def _serve(
+    name: str, build: Build, settings: AcequiaSettings, minio: MinioSettings, rabbit: RabbitSettings
+) -> int:
+    app = make_app(f"Acequia {name}", max_body_bytes=settings.max_body_bytes)
+    house = House(name)
+    house.add_routes(app)
+    server = QuietServer(
+        uvicorn.Config(
+            app, host=settings.http_host, port=settings.http_port, log_config=None, access_log=False, lifespan="off"
+        )
+    )
+    stop = asyncio.Event()
+    fatal: list[ConfigurationError] = []
+
+    def fail(error: ConfigurationError) -> None:
+        fatal.append(error)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop.set)
+    serving = asyncio.create_task(_listen(server, name, settings))
+    serving.add_done_callback(lambda _: stop.set())
+    opening = asyncio.create_task(_open(house, app, build, settings, minio, rabbit, fail))
+    await stop.wait()
+    opening.cancel()
+    with suppress(asyncio.CancelledError):
+        await opening
+    await house.close(settings.stop_grace)
+    server.should_exit = True
+    await serving
+    if fatal:
+        sys.stderr.write(f"acequia-{name}: {fatal[0]}\n")
+        return 2
+    return 0
+
+
+async def _listen(server: uvicorn.Server, name: str, settings: AcequiaSettings) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"ACEQUIA_HTTP_PORT: {name} can't listen on {settings.http_host}:{settings.http_port}"
+        ) from error
+
+
+async def _open(
+    house: House,
+    app: FastAPI,
+    build: Build,
+    settings: AcequiaSettings,
+    minio: MinioSettings,
+    rabbit: RabbitSettings,
+    fail: Callable[[ConfigurationError], None],
+) -> None:
+    """Connect, apply the topology, start; again and again while a server is away."""
+    pause = 0.5
+    store: ObjectStore | None = None
+    bus: Bus | None = None
+    while True:
+        try:
+            store = store or await MinioStore.open(minio, settings.buckets)
+            bus = bus or await RabbitBus.connect(rabbit)
+            table = topology(settings.buckets, settings.retry_delays)
+            await bus.apply(table)
+            await store.apply(table)
+            workshop = Workshop(
+                store,
+                bus,
+                settings.buckets,
+                load_registry(),
+                meters=house.meters,
+                temp_dir=settings.temp_dir,
+                fatal=fail,
+            )
+            await house.open(app, workshop, build(workshop, settings))
+            log.info("%s is ready on http://%s:%d", house.title, settings.http_host, settings.http_port)
+            return
+        except TransientFailure as error:
+            house.problem = error
+            log.warning("%s waits %.1f s: %s", house.title, pause, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+        except ConfigurationError as error:
+            fail(error)
+            return
+        except Exception as error:
+            log.exception("%s can not start", house.title)
+            fail(ConfigurationError(f"can not start: {error!r} (see the log)"))
+            return
