@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus, unquote_plus
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from acequia.errors import RejectedInput
 from acequia.layers import NAMESPACE, Buckets, Layer
@@ -182,6 +182,11 @@ class ErrorRecord(Frozen):
     traceback: str | None = None
 
 
+def _measured(metrics: Any) -> Any:
+    """JSON has no NaN: what could not be measured comes back as null, and is left out."""
+    return {k: v for k, v in metrics.items() if v is not None} if isinstance(metrics, Mapping) else metrics
+
+
 class AuditRecord(Frozen):
     """What happened to one input at one stage. Immutable; `event_id` makes storing it idempotent."""
 
@@ -204,7 +209,7 @@ class AuditRecord(Frozen):
     """Rejected rows by rule."""
     lines_skipped: Mapping[str, int] = Field(default_factory=dict)
     parameters: Mapping[str, Any] = Field(default_factory=dict)
-    metrics: Mapping[str, float] = Field(default_factory=dict)
+    metrics: Annotated[Mapping[str, float], BeforeValidator(_measured)] = Field(default_factory=dict)
     error: ErrorRecord | None = None
     message_id: str | None = None
     attempt: int = 1
