@@ -36,9 +36,11 @@ from acequia.layers import (
     Name,
     Stem,
     dead_key,
+    is_variant,
     landing_done_id,
     plan_key,
     run_id_of,
+    stage_key,
 )
 from acequia.ports import Ack, Delivery, HandBack, Message, ObjectStore, Settlement
 from acequia.topology import READERS, dead_queue
@@ -109,20 +111,21 @@ class DeadLetterWriter:
 
     async def handle(self, delivery: Delivery) -> Settlement:
         """Ack once it lies in LEDGER and in the table; HandBack on `close`. Nothing dies twice: there is no Dead."""
-        letter = self._letter(delivery)
+        seen_at = utc_now()
         pause = RETRY_FIRST
         while not self._closed.is_set():
             try:
+                letter = self._letter(delivery, await self._variant(delivery), seen_at)
                 stored = await self._store_letter(letter)
                 if self._publish is not None:
                     await self._publish(stored.record)
                 await store_letters(self._database, [stored])
             except RejectedInput as error:
                 # it is safe in LEDGER; a table that cannot hold it must not keep the queue from draining
-                log.error("a dead letter is only in LEDGER, %s: %s", letter.key, error)  # noqa: TRY400
+                log.error("a dead letter of %s is only in LEDGER: %s", delivery.queue, error)  # noqa: TRY400
                 return Ack()
             except (TransientFailure, ConfigurationError) as error:
-                log.warning("a dead letter of %s waits: %s", letter.record.stage, error)
+                log.warning("a dead letter of %s waits: %s", delivery.queue, error)
                 try:
                     await asyncio.wait_for(self._closed.wait(), pause)
                 except TimeoutError:
@@ -150,11 +153,23 @@ class DeadLetterWriter:
             log.warning("%s is no dead letter of ours; it stays as it is", letter.key)
             return letter
 
-    def _letter(self, delivery: Delivery) -> DeadLetter:
-        message, headers = delivery.message, dict(delivery.message.headers)
-        stage = headers.get("acequia-stage") or _stage_of(delivery.queue)
-        about = self._about(stage, message, headers)
-        died_at = _time(headers.get("acequia-died-at"))
+    async def _variant(self, delivery: Delivery) -> str:
+        """The variant that a notification died under, if the message does not say: the stage's latest to appear."""
+        if said := delivery.message.headers.get("acequia-variant"):
+            return said
+        if delivery.message.type:
+            return ""
+        found = await self._store.read(Layer.LEDGER, stage_key(_stage(delivery)))
+        try:
+            variant = json.loads(found[0])["variants"][-1] if found else ""
+        except (ValueError, KeyError, IndexError, TypeError):
+            return ""
+        return variant if isinstance(variant, str) and is_variant(variant) else ""
+
+    def _letter(self, delivery: Delivery, variant: str, seen_at: datetime) -> DeadLetter:
+        message, headers, stage = delivery.message, dict(delivery.message.headers), _stage(delivery)
+        about = self._about(stage, message, variant)
+        died_at = _time(headers.get("acequia-died-at"), seen_at)
         attempt = _number(headers.get("acequia-attempt"), delivery.attempt)
         reason = (about.error or headers.get("acequia-error") or "the broker gave it up (delivery limit)")[:TEXT_LIMIT]
         trace = (about.traceback or headers.get("acequia-traceback") or "")[:TEXT_LIMIT]
@@ -199,13 +214,13 @@ class DeadLetterWriter:
             died_at=died_at,
         )
 
-    def _about(self, stage: str, message: Message, headers: Mapping[str, str]) -> _Subject:
+    def _about(self, stage: str, message: Message, variant: str) -> _Subject:
         try:
             match message.type:
                 case "":
                     event = parse_notification(message.body, self._buckets)
                     if isinstance(event, ObjectCreated):
-                        return _of_object(stage, event, headers)
+                        return _of_object(event, variant)
                 case "IngestionCommand":
                     command = IngestionCommand.model_validate_json(message.body)
                     run = command.run_id
@@ -222,14 +237,13 @@ class DeadLetterWriter:
         return _Subject(str(named), "", str(named), named, UNKNOWN_DATASET)
 
 
-def _of_object(stage: str, event: ObjectCreated, headers: Mapping[str, str]) -> _Subject:
+def _of_object(event: ObjectCreated, variant: str) -> _Subject:
     name = Name.of_key(event.key)
-    variant = headers.get("acequia-variant") or (name.variant if name else None) or ""
     item = ObjectRecord(uri=event.uri, etag=event.etag, bytes=event.size)
     done_id = landing_done_id(event.bucket, event.key, event.etag)
     return _Subject(
         name=str(name.stem) if name else str(done_id),
-        variant=variant,
+        variant=variant if name else "",
         subject=event.uri if name else str(done_id),
         run_id=run_id_of(event.metadata.get(META_RUN_ID), event.bucket, event.key, event.etag),
         dataset=name.stem.dataset if name else event.metadata.get(META_DATASET) or UNKNOWN_DATASET,
@@ -257,16 +271,18 @@ def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:
     )
 
 
-def _stage_of(queue: str) -> str:
+def _stage(delivery: Delivery) -> str:
+    """The stage whose message died: the queue's, for a header can be missing or wrong."""
     stages = (*(reader.stage for reader in READERS), "auditor")
-    return next((s for s in stages if dead_queue(s) == queue), queue)
+    by_queue = next((s for s in stages if dead_queue(s) == delivery.queue), None)
+    return by_queue or delivery.message.headers.get("acequia-stage") or delivery.queue
 
 
-def _time(text: str | None) -> datetime:
+def _time(text: str | None, otherwise: datetime) -> datetime:
     try:
         at = datetime.fromisoformat(text or "")
     except ValueError:
-        return utc_now()
+        return otherwise
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

@@ -125,6 +125,8 @@ class _Rebuild:
         """The objects that may be commit objects, of `since` and later."""
         for start in await self._folders(layer, prefix):
             async for info in self._store.list_objects(layer, start):
+                if layer is Layer.QUARANTINE and info.key.startswith("ingestor/"):
+                    continue  # a manifest for people: the ingestor's record lies in `done`
                 if info.key.endswith(suffix) and (self._since is None or info.last_modified >= self._since):
                     yield info
 

@@ -39,6 +39,8 @@ def layer_of(uri: str) -> str | None:
 
 def source_of(record: AuditRecord) -> str:
     """What a person calls the source of an ingestion: its file's name, or its kind."""
+    if isinstance(file := record.parameters.get("file"), str) and file:
+        return file
     source = record.parameters.get("source")
     if isinstance(source, dict) and isinstance(source.get("kind"), str):
         return str(source.get("name") or source["kind"])
