@@ -529,10 +529,8 @@ class MinioStore:
                     f"MINIO_ENDPOINT={self._settings.endpoint}, MINIO_SECURE={self._settings.secure}: "
                     f"no TLS connection: {error}"
                 )
-            case aiohttp.InvalidURL():
-                result = ConfigurationError(f"MINIO_ENDPOINT={self._settings.endpoint}: {error}")
-            case aiohttp.ClientResponseError():
-                result = self._no_s3("not even as HTTP")
+            case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+                result = self._no_s3("not even HTTP")
             case aiohttp.ConnectionTimeoutError():
                 result = _trouble(f"{self._server} does not answer", away=True)
             case TimeoutError():
