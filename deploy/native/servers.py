@@ -455,7 +455,7 @@ def stop_servers(stack: Stack) -> None:
     """Stop everything at once: the data is thrown away anyway."""
     for name, process in stack.processes.items():
         process.signal(_AT_ONCE.get(name, signal.SIGKILL))
-    if _gone(stack, (*NAMES, "epmd"), 10):
+    if _gone(stack, (*NAMES, "epmd"), 3):
         return
     for pid in members(stack.folder):
         with contextlib.suppress(ProcessLookupError):

@@ -175,8 +175,7 @@ def run(options: argparse.Namespace) -> int:
     if not argv:
         say("run: say what to run, after --")
         return 2
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     _sweep()
     stack: Stack | None = None
     extra: dict[str, str] = {}
@@ -192,6 +191,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if stack is not None:
             _remove(_load(stack.folder) or stack)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_command(argv: list[str], environment: dict[str, str]) -> int:

@@ -1,0 +1,47 @@
+# `make` prints what there is. demo and test are the two commands that a newcomer needs.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+
+# what `make demo` passes on: make demo ROWS=50000 SEED=3, make demo INPUT=conn.log, DATA=folder of the installation
+DEMO := $(if $(ROWS),--rows '$(ROWS)') $(if $(SEED),--seed '$(SEED)') $(if $(INPUT),--input '$(INPUT)') $(if $(DATA),--data '$(DATA)')
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: venv
+venv: ## .venv with everything in it; nothing happens where it is up to date
+	@deploy/native/bootstrap
+
+.PHONY: demo
+demo: venv ## the whole chain in one process, on synthetic events (ROWS=, SEED=) or a file (INPUT=); DATA= says where
+	@$(BIN)/acequia demo $(DEMO)
+
+.PHONY: test
+test: venv ## every test, on real servers that it brings up by itself; ARGS= goes to pytest
+	@deploy/native/test $(ARGS)
+
+.PHONY: check
+check: venv ## format, lint, types, import rules, unit tests: what needs no server
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy shared services cli deploy/native
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest -q tests/unit
+
+.PHONY: stack
+stack: venv ## MinIO, RabbitMQ and PostgreSQL on free local ports, for development; .stack/env says where
+	@$(BIN)/python deploy/native/stack.py start
+
+.PHONY: stack-stop
+stack-stop: venv ## stop those servers, and only those, and remove their data
+	@$(BIN)/python deploy/native/stack.py stop
+
+.PHONY: env
+env: ## .env with random passwords for compose, where there is none yet
+	@python3 deploy/native/make_env.py
+
+.PHONY: bench
+bench: venv ## Acequia against a plain script and against the bare servers; prints ratios, writes JSON; ARGS= are its own
+	@$(BIN)/python deploy/native/stack.py run -- $(BIN)/python bench/run.py $(ARGS)

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Write .env with random passwords, where there is none; an existing one is never touched."""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+ENV = Path(__file__).resolve().parents[2] / ".env"
+
+# what compose.yaml reads; .env.example explains each and lists what else can be set
+CONTENTS = """\
+# Written by `make env`. Each setting is explained in .env.example.
+MINIO_ACCESS_KEY=acequia
+MINIO_SECRET_KEY={minio}
+RABBITMQ_USER=acequia
+RABBITMQ_PASSWORD={rabbitmq}
+PG_USER=acequia
+PG_PASSWORD={postgresql}
+PG_DATABASE=acequia
+"""
+
+
+def main(path: Path = ENV) -> int:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        print(f"{path.name} is there already and stays as it is", file=sys.stderr)
+        return 0
+    # hexadecimal: safe in URLs, in YAML and in shells
+    passwords = {name: secrets.token_hex(20) for name in ("minio", "rabbitmq", "postgresql")}
+    with open(descriptor, "w") as file:  # noqa: PTH123
+        file.write(CONTENTS.format(**passwords))
+    print(f"{path.name}: written, with random passwords", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+import make_env
+
+
+def test_it_writes_different_random_passwords_that_only_the_owner_reads(tmp_path):
+    path, other = tmp_path / ".env", tmp_path / "other"
+    assert make_env.main(path) == 0
+    assert make_env.main(other) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    passwords = [
+        line.partition("=")[2]
+        for file in (path, other)
+        for line in file.read_text().splitlines()
+        if "PASSWORD=" in line or "SECRET_KEY=" in line
+    ]
+    assert len(passwords) == len(set(passwords)) == 6
+    assert min(map(len, passwords)) >= 32
+
+
+def test_an_env_that_is_there_stays_as_it_is(tmp_path):
+    path = tmp_path / ".env"
+    path.write_text("MINIO_SECRET_KEY=mine\n")
+    assert make_env.main(path) == 0
+    assert path.read_text() == "MINIO_SECRET_KEY=mine\n"
