@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 8 * 2**20
 MAX_LINE_BYTES = 2**20
 RAW_BYTES = 64 * 2**10
 _BOM = b"\xef\xbb\xbf"
@@ -60,10 +60,8 @@ def _lines(data: bytes, first_line: int) -> pl.DataFrame:
     if not data.startswith(_PACKED):
         with suppress(pl.exceptions.ComputeError):  # bytes that are no UTF-8: the lines are found below
             frame = pl.read_lines(data)
-    if frame.height == count:
-        frame = frame.with_columns(fault=pl.lit(None, pl.String))
-    else:
-        frame = _lines_one_by_one(data)
+    as_read = frame.height == count
+    frame = frame.with_columns(fault=pl.lit(None, pl.String)) if as_read else _lines_one_by_one(data)
     too_long = pl.col("line").str.len_bytes() > MAX_LINE_BYTES
     if frame.select(too_long.any()).item():
         frame = frame.with_columns(
