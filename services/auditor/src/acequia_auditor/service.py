@@ -1,0 +1,95 @@
+"""The auditor composed: it drains `acequia.audit` and the dead-letter queues, and serves the read side."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from fastapi import APIRouter
+
+from acequia.app import problem_responses
+from acequia.errors import ConfigurationError, TransientFailure
+from acequia.ports import Subscription
+from acequia.runner import Workshop
+from acequia.topology import AUDIT_QUEUE, READERS, dead_queue
+from acequia_auditor.database import Database
+from acequia_auditor.dead_letters import DeadLetterWriter
+from acequia_auditor.read import read_router
+from acequia_auditor.rebuild import catch_up, rebuild
+from acequia_auditor.settings import AuditorSettings
+from acequia_auditor.write import AuditWriter
+
+log = logging.getLogger("acequia")
+
+DEAD_CONCURRENCY = 8
+
+
+class AuditorService:
+    """Goes on without PostgreSQL: records wait in the queue, and reads are answered with 503."""
+
+    name = "auditor"
+
+    def __init__(self, workshop: Workshop, database: Database, settings: AuditorSettings) -> None:
+        self._workshop = workshop
+        self._database = database
+        self._settings = settings
+        self._writer = AuditWriter(database)
+        self._dead_letters = DeadLetterWriter(database, workshop.store, buckets=workshop.buckets)
+        self._subscriptions: list[Subscription] = []
+        self._timer: asyncio.Task[None] | None = None
+        self.routers: Sequence[APIRouter] = (read_router(database, workshop.registry), self._router())
+
+    async def start(self) -> None:
+        try:
+            await self._database.open()
+        except TransientFailure as error:
+            log.warning("auditor: %s; going on without it", error)
+            self._database.start()
+        bus = self._workshop.bus
+        self._subscriptions.append(
+            await bus.consume(AUDIT_QUEUE, self._writer.handle, concurrency=self._settings.prefetch)
+        )
+        for stage in [reader.stage for reader in READERS] + ["auditor"]:
+            handle = self._dead_letters.handle
+            self._subscriptions.append(await bus.consume(dead_queue(stage), handle, concurrency=DEAD_CONCURRENCY))
+        self._timer = asyncio.create_task(self._catch_up(), name="auditor: catch up")
+
+    async def stop(self, grace: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
+        await asyncio.gather(*(subscription.close(grace=grace) for subscription in self._subscriptions))
+        await self._writer.close()
+        await self._database.close()
+
+    async def check(self) -> None:
+        await self._database.check()
+
+    async def _catch_up(self) -> None:
+        """On a timer: what recent commit objects say and the database lacks."""
+        workshop, window = self._workshop, timedelta(seconds=self._settings.catch_up_window)
+        while True:
+            await asyncio.sleep(self._settings.catch_up_interval)
+            try:
+                await catch_up(workshop.store, self._database, workshop.buckets, workshop.registry, window=window)
+            except (TransientFailure, ConfigurationError) as error:
+                log.warning("auditor: could not look for lost records: %s", error)
+            except Exception:
+                log.exception("auditor: looking for lost records failed")
+
+    def _router(self) -> APIRouter:
+        router = APIRouter(tags=["audit"])
+
+        @router.post("/audit/rebuild", responses=problem_responses(503))
+        async def audit_rebuild() -> dict[str, Any]:
+            """Fill the database from the store: acceptances, outcomes, dead letters, promotions and lineage.
+
+            Failed attempts, operators' actions and check results are not in the store: they need a database backup.
+            """
+            workshop = self._workshop
+            counts = await rebuild(workshop.store, self._database, workshop.buckets, workshop.registry)
+            return asdict(counts)
+
+        return router
