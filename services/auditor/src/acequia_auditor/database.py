@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg import exceptions as pg
@@ -17,7 +17,7 @@ from acequia.settings import PostgresSettings
 
 log = logging.getLogger(__name__)
 
-Connection = PoolConnectionProxy[asyncpg.Record]
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 MIGRATION_LOCK = 0x_ACE_0_0A
 """Key of the advisory lock under which one process at a time migrates."""

@@ -253,13 +253,17 @@ def _of_object(event: ObjectCreated, variant: str) -> _Subject:
 
 
 def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:
-    stem = Stem.parse(str(plan["stem"]))
+    if (stem := Stem.parse(str(plan["stem"]))) is None:
+        raise ValueError(f"not a plan's stem: {plan['stem']!r}")
+    variant = str(plan.get("variant") or "")
+    if variant and not is_variant(variant):
+        raise ValueError(f"not a variant: {variant!r}")
     inputs = tuple(
         ObjectRecord(uri=i) if isinstance(i, str) else ObjectRecord.model_validate(i) for i in plan.get("inputs") or ()
     )
     return _Subject(
-        name=str(plan["stem"]),
-        variant=str(plan.get("variant") or ""),
+        name=str(stem),
+        variant=variant,
         subject=plan_key(stage, str(plan["dataset"]), int(plan["number"])),
         run_id=UUID(str(plan["run_id"])),
         dataset=str(plan["dataset"]),
