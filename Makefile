@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
+# for what needs Python alone
+PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
 # what `make demo` passes on: make demo ROWS=50000 SEED=3, make demo INPUT=conn.log, DATA=folder of the installation
 DEMO := $(if $(ROWS),--rows '$(ROWS)') $(if $(SEED),--seed '$(SEED)') $(if $(INPUT),--input '$(INPUT)') $(if $(DATA),--data '$(DATA)')
@@ -31,16 +33,16 @@ check: venv ## format, lint, types, import rules, unit tests: what needs no serv
 	@$(BIN)/pytest -q tests/unit
 
 .PHONY: stack
-stack: venv ## MinIO, RabbitMQ and PostgreSQL on free local ports, for development; .stack/env says where
-	@$(BIN)/python deploy/native/stack.py start
+stack: ## MinIO, RabbitMQ and PostgreSQL on free local ports, for development; .stack/env says where
+	@$(PYTHON) deploy/native/stack.py start
 
 .PHONY: stack-stop
-stack-stop: venv ## stop those servers, and only those, and remove their data
-	@$(BIN)/python deploy/native/stack.py stop
+stack-stop: ## stop those servers, and only those, and remove their data
+	@$(PYTHON) deploy/native/stack.py stop
 
 .PHONY: env
 env: ## .env with random passwords for compose, where there is none yet
-	@python3 deploy/native/make_env.py
+	@$(PYTHON) deploy/native/make_env.py
 
 .PHONY: bench
 bench: venv ## Acequia against a plain script and against the bare servers; prints ratios, writes JSON; ARGS= are its own
