@@ -62,6 +62,7 @@ _REASON_LIMIT = 4_000
 _TRACEBACK_LIMIT = 16_000
 """Headers have to fit into one frame of 128 KB."""
 
+_FAILURES = (*CONNECTION_EXCEPTIONS, TimeoutError, EOFError)
 _ACCESS_REFUSED = 403
 _NOT_ALLOWED = 530
 
@@ -273,28 +274,33 @@ class RabbitBus:
             if task is None or task.cancelling():
                 raise
             raise _away(f"the connection to {self.server} was lost") from None
-        except (AuthenticationError, ProbableAuthenticationError) as error:
-            raise ConfigurationError(f"{self.server} refuses the user or password of RABBITMQ_URL") from error
-        except ChannelNotFoundEntity as error:
-            raise _NotThere(_said(error)) from error
-        except PublishError as error:
-            raise _NotThere("returned as unroutable") from error
-        except DeliveryError as error:
-            raise TransientFailure(
-                f"{self.server} does not take the message: {error}", dependency="rabbitmq"
-            ) from error
-        except ChannelClosed as error:
-            raise ConfigurationError(_said(error)) from error
-        except ConnectionClosed as error:
-            if error.args and error.args[0] in (_ACCESS_REFUSED, _NOT_ALLOWED):
-                raise ConfigurationError(f"{self.server} refuses RABBITMQ_URL: {_said(error)}") from error
-            raise _away(f"the connection to {self.server} was lost: {_said(error)}") from error
-        except InvalidFrameError as error:
-            raise _away(f"{self.server} ended the handshake: is the virtual host of RABBITMQ_URL there?") from error
-        except TimeoutError as error:
-            raise _away(f"{self.server} does not answer") from error
-        except (*CONNECTION_EXCEPTIONS, EOFError) as error:
-            raise _away(f"{self.server} cannot be reached: {error!r}") from error
+        except _FAILURES as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: BaseException) -> Exception:
+        result: Exception
+        match error:
+            case AuthenticationError() | ProbableAuthenticationError():
+                result = ConfigurationError(f"{self.server} refuses the user or password of RABBITMQ_URL")
+            case ChannelNotFoundEntity():
+                result = _NotThere(_said(error))
+            case PublishError():
+                result = _NotThere("returned as unroutable")
+            case DeliveryError():
+                result = TransientFailure(f"{self.server} does not take the message: {error}", dependency="rabbitmq")
+            case ChannelClosed():
+                result = ConfigurationError(_said(error))
+            case ConnectionClosed() if error.args and error.args[0] in (_ACCESS_REFUSED, _NOT_ALLOWED):
+                result = ConfigurationError(f"{self.server} refuses RABBITMQ_URL: {_said(error)}")
+            case ConnectionClosed():
+                result = _away(f"the connection to {self.server} was lost: {_said(error)}")
+            case InvalidFrameError():
+                result = _away(f"{self.server} ended the handshake: is the virtual host of RABBITMQ_URL there?")
+            case TimeoutError():
+                result = _away(f"{self.server} does not answer")
+            case _:
+                result = _away(f"{self.server} cannot be reached: {error!r}")
+        return result
 
     @property
     def server(self) -> str:
