@@ -3,7 +3,7 @@
 Benign: volume follows the hour; a stable set of hosts, some far busier than others, talks to servers and services of
 its own; bytes have heavy tails and go with the durations; some connections get no answer, and single packets have no
 duration. Attacks come in episodes spread over the whole span: `port_scan` (many destinations and ports, nothing
-answers), `flood` (many short, fat flows at one server), `beaconing` (small, regular, to one outside host: hard to see)
+answers), `flood` (many short, fat flows at one server), `beaconing` (small, regular, held open)
 and `exfiltration` (few, large, outwards). The same source and end give the same events.
 """
 
@@ -25,7 +25,7 @@ _MICROS = 1_000_000
 _BIN_SECONDS = 300
 _EPISODES = 5
 """Of each kind. Each falls into another fifth of the events, so that a hold-out by time sees every kind."""
-_ATTACKS = (("port_scan", 0.40), ("flood", 0.25), ("beaconing", 0.20), ("exfiltration", 0.15))
+_ATTACKS = (("port_scan", 0.40), ("flood", 0.25), ("beaconing", 0.15), ("exfiltration", 0.20))
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -260,7 +260,7 @@ def _attack(
             return _events(
                 company, np.clip(at, low, high), attacker, stranger, port, np.full(n, 8443), tcp, np.full(n, "SF"),
                 np.exp(rng.normal(np.log(420), 0.05, n)), np.exp(rng.normal(np.log(180), 0.05, n)),
-                np.exp(rng.normal(np.log(0.25), 0.15, n)), nothing,
+                np.exp(rng.normal(np.log(55), 0.1, n)), nothing,
                 retries=np.ones(n, dtype=np.int64), label="beaconing",
             )  # fmt: skip
         case _:
