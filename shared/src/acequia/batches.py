@@ -366,7 +366,7 @@ class BatchRunner:
                     arrival.planned.set_exception(error)
                 else:
                     arrival.planned.set_result(None)
-        self.workshop.at("after_plan")
+        self.workshop.at(f"{self.stage.name}.after_plan")
 
     async def _plan(self, dataset: str, arrivals: Sequence[Arrival]) -> None:
         """Make plans until each arrival is covered by one. The loser of a number takes the next."""
@@ -565,9 +565,9 @@ class BatchRunner:
         log.info("%s: plan %d of %s, start %d", self.stage.name, plan.number, plan.dataset, start.number)
         try:
             record = await self._work(plan)
-            self.workshop.at("after_store")
+            self.workshop.at(f"{self.stage.name}.after_store")
             await self.workshop.publish(record)
-            self.workshop.at("after_audit")
+            self.workshop.at(f"{self.stage.name}.after_audit")
         except asyncio.CancelledError:
             await self._stop_renewing(renewing)
             await self._tell(start, state="released")
@@ -643,7 +643,7 @@ class BatchRunner:
         with workshop.folder() as name, workshop.meters.seconds.labels(stage.name).time():
             folder = Path(name)
             inputs, paths = await self._fetch([*plan.inputs, *window], folder)
-            workshop.at("after_fetch")
+            workshop.at(f"{stage.name}.after_fetch")
             work = Work(
                 stage=stage.name,
                 variant=stage.variant,
@@ -659,7 +659,7 @@ class BatchRunner:
                 out = folder / "out"
                 out.mkdir()
                 outcome = await asyncio.to_thread(stage.process, work, paths, out)
-                workshop.at("after_process")
+                workshop.at(f"{stage.name}.after_process")
                 return await self._store(plan, work, outcome, uri, started)
             except RejectedInput as rejected:
                 return await reject(workshop, work, rejected, subject=uri, started=started, parents=plan.parents)

@@ -75,7 +75,7 @@ RACES = 20
 """How often a lost race for a pointer is run again before it counts as a transient failure."""
 
 At = Callable[[str], None]
-"""Told of each step of a delivery as it is reached: tests stop the process there."""
+"""Told of each step of a delivery (`transformer.after_fetch`) as it is reached: tests kill the process there."""
 
 
 def keep_going(step: str) -> None:
@@ -185,7 +185,7 @@ async def settle(
             await _note_failure(workshop, stage, delivery, failure)
             return Retry(f"{type(failure).__name__}: {failure}", "".join(traceback.format_exception(error)))
         workshop.meters.deliveries.labels(stage, "ack").inc()
-        workshop.at("before_ack")
+        workshop.at(f"{stage}.before_ack")
         return Ack()
 
 
@@ -425,9 +425,9 @@ class StageRunner:
                 status = Status.SUPERSEDED if gone.superseded else Status.GONE
                 await self._note(delivery, event, status, gone, started)
                 return
-            workshop.at("after_store")
+            workshop.at(f"{stage.name}.after_store")
             await workshop.publish(record)
-            workshop.at("after_audit")
+            workshop.at(f"{stage.name}.after_audit")
 
     async def _record(
         self,
@@ -451,7 +451,7 @@ class StageRunner:
             return standing
         if isinstance(fetched, BaseException):
             raise fetched
-        self.workshop.at("after_fetch")
+        self.workshop.at(f"{self.stage.name}.after_fetch")
         known = event.metadata.get(META_ROWS, "")
         source = Input(
             layer=event.layer,
@@ -500,7 +500,7 @@ class StageRunner:
             out = folder / f"out-{race}"
             out.mkdir()
             outcome = await asyncio.to_thread(self.stage.process, work, paths, out)
-            self.workshop.at("after_process")
+            self.workshop.at(f"{self.stage.name}.after_process")
             try:
                 return await self._store(work, outcome, event, started)
             except LostRace:
@@ -560,7 +560,7 @@ class StageRunner:
             )
             if moved is None:
                 raise LostRace(pointer.key)
-            workshop.at("after_pointer")
+            workshop.at(f"{stage.name}.after_pointer")
         key = stage.commit_key(work.stem, work.variant)
         digest = await asyncio.to_thread(sha256_of, outcome.output) if outcome.output else None
         record = AuditRecord(

@@ -40,7 +40,7 @@ log = logging.getLogger("acequia")
 DETECT = "_detect"
 """First folder of an upload whose dataset is to be detected."""
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
-_EXAMPLE = {
+_EXAMPLE: dict[str, Any] = {
     "dataset": "network_events",
     "source": {"kind": "synthetic", "rows": 10, "seed": 7, "anomaly_rate": 0.02},
 }

@@ -228,13 +228,13 @@ class Ingestor:
                         rows_per_part=command.rows_per_part,
                         start=origin.at,
                     )
-                    self.workshop.at("after_process")
+                    self.workshop.at(f"{STAGE}.after_process")
                     record = await self._finish(origin, stem, parsed, parameters, accepted, started, more)
                 except RejectedInput as rejected:
                     record = await self._reject(origin, stem, rejected, parameters, accepted, started, more)
-        self.workshop.at("after_store")
+        self.workshop.at(f"{STAGE}.after_store")
         await self.workshop.publish(record)
-        self.workshop.at("after_audit")
+        self.workshop.at(f"{STAGE}.after_audit")
         await self.workshop.store.remove(Layer.LEDGER, command_key(command.run_id))
 
     # landing objects
@@ -253,9 +253,9 @@ class Ingestor:
         try:
             with self.workshop.folder() as name, self.workshop.meters.seconds.labels(STAGE).time():
                 record = await self._land(event, Path(name), started)
-                self.workshop.at("after_store")
+                self.workshop.at(f"{STAGE}.after_store")
                 await self.workshop.publish(record)
-                self.workshop.at("after_audit")
+                self.workshop.at(f"{STAGE}.after_audit")
         except InputGone as gone:
             status = Status.SUPERSEDED if gone.superseded else Status.GONE
             await self._note(delivery, event, status, gone, started)
@@ -266,7 +266,7 @@ class Ingestor:
             return record
         source = folder / "source"
         info = await self.workshop.store.get(Layer.LANDING, event.key, source, etag=event.etag or None)
-        self.workshop.at("after_fetch")
+        self.workshop.at(f"{STAGE}.after_fetch")
         origin = Origin(
             done_id=landing_done_id(event.bucket, event.key, info.etag),
             run_id=run_id_of(info.metadata.get(META_RUN_ID), event.bucket, event.key, info.etag),
@@ -290,7 +290,7 @@ class Ingestor:
         claim = await self._claim(
             Claim(dataset, digest, origin, rows_per_part=self.settings.rows_per_part, format=format)
         )
-        self.workshop.at("after_claim")
+        self.workshop.at(f"{STAGE}.after_claim")
         first = await self._carry_out(claim, source, folder, accepted, started)
         if claim.origin.done_id == origin.done_id:
             return first
@@ -348,7 +348,7 @@ class Ingestor:
                 max_ratio=settings.max_ratio,
                 max_bytes=settings.max_unpacked_bytes,
             )
-            self.workshop.at("after_process")
+            self.workshop.at(f"{STAGE}.after_process")
             return await self._finish(claim.origin, claim.stem, parsed, parameters, accepted, started, {})
         except RejectedInput as rejected:
             return await self._reject(claim.origin, claim.stem, rejected, parameters, accepted, started, {})
@@ -417,7 +417,7 @@ class Ingestor:
             if info is None:
                 raise TransientFailure(f"{key} was removed while it was written", dependency="minio")
             outputs.append(info_record(info, rows=part.rows, sha256=digest))
-            self.workshop.at("after_part")
+            self.workshop.at(f"{STAGE}.after_part")
         outputs += await self._quarantine_rows(stem, parsed.rejected_rows)
         rows_out = sum(part.rows for part in parsed.parts)
         record = self._outcome(
