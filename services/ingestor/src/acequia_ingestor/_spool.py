@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 ROW_GROUP_ROWS = 122_880
-SPILL_BYTES = 96 * 2**20
+SPILL_BYTES = 48 * 2**20
 
 
 class Spool:
