@@ -112,6 +112,16 @@ async def test_the_retry_ladder_ends_in_the_dead_letter_queue_with_what_a_person
     assert headers["traceparent"] == "00-ab-cd-01"
 
 
+async def test_the_attempt_goes_on_from_the_header_of_a_message_that_has_one(buses, inbox):
+    bus = await buses.open()
+    box = inbox()
+    await bus.consume(buses.work, box, concurrency=1)
+    await bus.publish(buses.exchange, "work.one", Message(body=b"x", headers={"acequia-attempt": "3", "other": "y"}))
+    (delivery,) = await box.holds(1)
+    assert delivery.attempt == 3
+    assert delivery.message.headers == {"other": "y"}
+
+
 async def test_a_retry_comes_back_to_the_queue_it_failed_in_alone(buses, inbox):
     bus = await buses.open(retry_delays=(1,))
     box, other = inbox(lambda d: Retry("once") if d.attempt == 1 else Ack()), inbox()
@@ -206,6 +216,8 @@ async def test_a_message_handed_back_too_often_is_dead(buses, inbox):
     await bus.publish(buses.exchange, "work.one", Message(body=b"crash loop"))
     (letter,) = await dead.holds(1)
     assert letter.message.body == b"crash loop"
+    assert "delivery limit" in letter.message.headers["acequia-error"]
+    assert letter.message.headers["acequia-stage"] == "tester"
     assert len(box.deliveries) == 3  # the first, and as many again as the limit allows
 
 
@@ -454,9 +466,10 @@ async def test_closing_twice_does_no_harm(buses):
 HOLDER = """
 import asyncio, sys
 from pydantic import SecretStr
-from acequia.ports import Ack
+from acequia.layers import Buckets
+from acequia.topology import Queue, Topology
 
-async def main(adapter, address, queue):
+async def main(adapter, address, queue, dead):
     if adapter == "embedded":
         from pathlib import Path
         from acequia.adapters.sqlite import SqliteBus
@@ -465,6 +478,8 @@ async def main(adapter, address, queue):
         from acequia.adapters.rabbit import RabbitBus
         from acequia.settings import RabbitSettings
         bus = await RabbitBus.connect(RabbitSettings(url=SecretStr(address)))
+    queues = (Queue(queue, "tester", dead, (1,)), Queue(dead, "tester", None))
+    await bus.apply(Topology((), queues, (), Buckets(), ()))
     held = 0
     async def hold(_):
         nonlocal held
@@ -485,7 +500,7 @@ async def test_what_a_killed_process_had_in_hand_comes_back(buses, inbox):
         await bus.publish(buses.exchange, "work.one", Message(body=b"%d" % n, message_id=str(n)))
     await bus.close()
     holder = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLDER, buses.adapter, buses.address, buses.work, stdout=subprocess.PIPE
+        sys.executable, "-c", HOLDER, buses.adapter, buses.address, buses.work, buses.dead, stdout=subprocess.PIPE
     )
     try:
         assert holder.stdout is not None

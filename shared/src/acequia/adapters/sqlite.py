@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 RETRY_WITHOUT_LADDER = 5.0
 """Seconds until a message comes again from a queue that has neither rungs nor a dead-letter queue."""
+HAND_BACK_PAUSE = 0.2
+"""Seconds until a message that was handed back comes again: a handler in trouble shall not spin."""
 
 ATTEMPT = "acequia-attempt"
 ERROR = "acequia-error"
@@ -257,7 +259,7 @@ class SqliteBus:
 
         def insert(connection: sqlite3.Connection) -> None:
             for name in queues:
-                _insert(connection, name, message)
+                _insert(connection, self._queues[name], message)
 
         await self._writer.do(insert, synced=True)
         self._wake(queues)
@@ -413,7 +415,7 @@ class SqliteBus:
             )
         }
         for (id_,) in connection.execute("SELECT id FROM messages WHERE state = ?", (_HELD,)).fetchall():
-            self._return(connection, id_)
+            self._return(connection, id_, after=0)
         return _next_due(connection)
 
     def _take(self, connection: sqlite3.Connection, queue: str, count: int) -> list[_Taken]:
@@ -438,15 +440,17 @@ class SqliteBus:
             for id_, type_, message_id, headers, attempt, deliveries, body in rows
         ]
 
-    def _settle(self, connection: sqlite3.Connection, taken: _Taken, settlement: Settlement) -> float | None:
-        """Returns when the message is due, if it waits now."""
+    def _settle(
+        self, connection: sqlite3.Connection, taken: _Taken, settlement: Settlement, after: float
+    ) -> float | None:
+        """Returns when the message is due, if it waits now. `after`: seconds until one handed back comes again."""
         delivery = taken.delivery
         queue = self._queues[delivery.queue]
         match settlement:
             case Ack():
                 connection.execute("DELETE FROM messages WHERE id = ?", (taken.id,))
             case HandBack():
-                self._return(connection, taken.id)
+                return self._return(connection, taken.id, after=after)
             case Retry(reason=reason) | Dead(reason=reason):
                 traceback = settlement.traceback if isinstance(settlement, Dead) else ""
                 if isinstance(settlement, Retry) and delivery.attempt <= len(queue.retry_delays):
@@ -459,14 +463,18 @@ class SqliteBus:
                 self._bury(connection, taken.id, queue, reason, traceback)
         return None
 
-    def _return(self, connection: sqlite3.Connection, id_: int) -> None:
-        """Back into its queue; into the dead-letter queue where that happened too often."""
+    def _return(self, connection: sqlite3.Connection, id_: int, *, after: float) -> float | None:
+        """Back into its queue; into the dead-letter queue where that happened too often. Returns when it is due."""
         name, deliveries = connection.execute("SELECT queue, deliveries FROM messages WHERE id = ?", (id_,)).fetchone()
         queue = self._queues[name]
         if queue.dead is not None and deliveries > queue.delivery_limit:
-            self._bury(connection, id_, queue, f"handed back {deliveries} times: the delivery limit", "")
-        else:
-            connection.execute("UPDATE messages SET state = ? WHERE id = ?", (_READY, id_))
+            self._bury(connection, id_, queue, f"delivery limit reached: handed back {deliveries} times", "")
+            return None
+        due = time.time() + after if after else None
+        connection.execute(
+            "UPDATE messages SET state = ?, due = ? WHERE id = ?", (_WAITING if after else _READY, due, id_)
+        )
+        return due
 
     @staticmethod
     def _wait(connection: sqlite3.Connection, id_: int, delay: float, *, attempt: int, rung: str | None) -> float:
@@ -493,11 +501,16 @@ class SqliteBus:
         )
 
 
-def _insert(connection: sqlite3.Connection, queue: str, message: Message) -> None:
+def _insert(connection: sqlite3.Connection, queue: Queue, message: Message) -> None:
+    headers = dict(message.headers)
+    attempt = 1
+    if queue.dead is not None:  # as on RabbitMQ, where the attempt is a header; a dead letter keeps it to be read
+        counted = headers.pop(ATTEMPT, "")
+        attempt = max(1, int(counted)) if counted.isascii() and counted.isdigit() else 1
     connection.execute(
         "INSERT INTO messages (queue, state, type, message_id, headers, attempt, deliveries, body)"
-        " VALUES (?, ?, ?, ?, ?, 1, 0, ?)",
-        (queue, _READY, message.type, message.message_id, json.dumps(dict(message.headers)), message.body),
+        " VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+        (queue.name, _READY, message.type, message.message_id, json.dumps(headers), attempt, message.body),
     )
 
 
@@ -593,12 +606,10 @@ class _Subscription:
             log.info("handed back: a message of %s was in hand at the end", self.queue)
         except Exception:
             log.exception("a handler of %s raised; the message is handed back", self.queue)
-        due = await self._bus._writer.do(lambda connection: self._bus._settle(connection, taken, settlement))
+        after = 0 if self._closing else HAND_BACK_PAUSE
+        due = await self._bus._writer.do(lambda connection: self._bus._settle(connection, taken, settlement, after))
         if due is not None:
             self._bus._set_alarm(due)
-        elif isinstance(settlement, Dead | Retry):
-            dead = self._bus._queues[self.queue].dead
-            self._bus._wake({dead} if dead else set())
-        elif isinstance(settlement, HandBack):
+        elif not isinstance(settlement, Ack):
             dead = self._bus._queues[self.queue].dead
             self._bus._wake({self.queue, dead} if dead else {self.queue})
