@@ -118,22 +118,24 @@ class RabbitBus:
         await self._send(exchange, routing_key, message, {})
 
     async def consume(self, queue: str, handler: Handler, *, concurrency: int) -> "RabbitSubscription":
-        """ConfigurationError where `apply` was not called, or the queue is not in its table."""
+        """ConfigurationError where there is no such queue.
+
+        A queue that is not in the table last applied here has no ladder: what would climb it comes again instead.
+        """
         if concurrency < 1:
             raise ValueError("concurrency is at least 1")
-        await self._connected()
-        if self._topology is None:
-            raise ConfigurationError(f"there is no queue {queue!r}: apply the topology first")
         try:
-            entry = self._topology.queue(queue)
+            entry = self._topology.queue(queue) if self._topology else Queue(queue, "", None)
         except KeyError:
-            raise ConfigurationError(f"there is no queue {queue!r} in the topology") from None
+            entry = Queue(queue, "", None)
         subscription = RabbitSubscription(self, entry, handler, concurrency)
         self._subscriptions.add(subscription)
         try:
             await subscription.start()
-        except BaseException:
+        except BaseException as error:
             await subscription.close(grace=0)
+            if isinstance(error, _NotThere):
+                raise ConfigurationError(f"there is no queue {queue!r}: apply the topology first") from error
             raise
         return subscription
 
