@@ -622,7 +622,7 @@ class _Folder:
                 if not stat.S_ISDIR(os.lstat(folder).st_mode):
                     above = folder.relative_to(self.root / place.bucket)
                     raise RejectedInput(
-                        "key", f"{place.key!r} would lie below the object {str(above)!r}", key=place.key
+                        "bad_key", f"{place.key!r} would lie below the object {str(above)!r}", key=place.key
                     )
             except FileNotFoundError:
                 folder.mkdir()
