@@ -1,7 +1,8 @@
 """What tests share: the real servers, names of their own for each test, the real logs.
 
 `make test` brings the servers up and tells of them by environment variables (`deploy/native/stack.py env` prints them).
-Without those a test that uses `stack` is skipped, or fails where ACEQUIA_REQUIRE_STACK=1.
+Without those a test that uses `stack` is skipped, or fails where ACEQUIA_REQUIRE_STACK=1. Only the fixture `stack`
+knows them: they are taken out of the environment, so that a test means the same with the servers and without.
 """
 
 import os
@@ -21,6 +22,7 @@ from acequia.topology import DEFAULT_RETRY_DELAYS, topology
 ROOT = Path(__file__).resolve().parents[1]
 STACK_VARIABLES = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "RABBITMQ_URL", "PG_HOST", "PG_PASSWORD")
 NO_STACK = "needs MinIO, RabbitMQ and PostgreSQL"
+STACK_ENVIRONMENT = pytest.StashKey[dict[str, str]]()
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Stack:
     rabbit: RabbitSettings
     postgres: PostgresSettings
     env: dict[str, str]
-    """What a service process needs to reach them: add it to `os.environ`."""
+    """What a service process needs to reach them: `{**os.environ, **stack.env}`."""
+    folder: Path | None
+    """Where the servers lie, if they run natively; only then can they be stopped one by one."""
 
     def stop_one(self, name: str, *, kill: bool = False) -> None:
         """Stop "minio", "rabbitmq" or "postgresql" and return once it is gone; its data and port stay."""
@@ -42,22 +46,24 @@ class Stack:
         self._control("start-one", name)
 
     def _control(self, *arguments: str) -> None:
-        folder = os.environ.get("STACK_DIR")
-        if not folder:
+        if self.folder is None:
             pytest.skip("servers are stopped one by one only where the stack is native")
-        command = [sys.executable, str(ROOT / "deploy/native/stack.py"), *arguments, "--dir", folder]
+        command = [sys.executable, str(ROOT / "deploy/native/stack.py"), *arguments, "--dir", str(self.folder)]
         subprocess.run(command, check=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """The real MinIO, RabbitMQ and PostgreSQL. Whoever uses it gets the marker `stack`."""
-    names = [name for name in os.environ if name.startswith(("MINIO_", "RABBITMQ_", "PG_"))]
-    stack = Stack(
-        load(MinioSettings), load(RabbitSettings), load(PostgresSettings), {name: os.environ[name] for name in names}
-    )
+    env = request.config.stash[STACK_ENVIRONMENT]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        settings = load(MinioSettings), load(RabbitSettings), load(PostgresSettings)
+    folder = os.environ.get("STACK_DIR")
+    stack = Stack(*settings, env, Path(folder) if folder else None)
     yield stack
-    if os.environ.get("STACK_DIR"):  # a test that failed half-way may have left one down
+    if folder:  # a test that failed half-way may have left one down
         for name in ("rabbitmq", "postgresql", "minio"):
             stack.start_one(name)
 
@@ -132,6 +138,11 @@ def real_data() -> Path:
     return folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    names = [name for name in os.environ if name.startswith(("MINIO_", "RABBITMQ_", "PG_"))]
+    config.stash[STACK_ENVIRONMENT] = {name: os.environ.pop(name) for name in names}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
@@ -140,7 +151,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     # here rather than in the fixture: so all of them are one line of pytest's own summary
-    if item.get_closest_marker("stack") and not all(os.environ.get(name) for name in STACK_VARIABLES):
+    known = item.config.stash[STACK_ENVIRONMENT]
+    if item.get_closest_marker("stack") and not all(known.get(name) for name in STACK_VARIABLES):
         if os.environ.get("ACEQUIA_REQUIRE_STACK") == "1":
             pytest.fail(f"{NO_STACK} (ACEQUIA_REQUIRE_STACK=1): {_why_no_stack()}", pytrace=False)
         pytest.skip(NO_STACK)

@@ -1,7 +1,6 @@
 """The servers that `deploy/native/stack.py` brings up, as the services and the tests see them."""
 
 import json
-import os
 
 import aio_pika
 import asyncpg
@@ -29,7 +28,7 @@ async def test_a_put_returns_once_its_event_lies_in_the_queue(stack, fresh_prefi
 
 
 async def test_a_server_that_was_stopped_comes_back_with_its_data(stack, fresh_database, fresh_prefix):
-    if not os.environ.get("STACK_DIR"):
+    if stack.folder is None:
         pytest.skip("only natively are servers stopped one by one")
     url = stack.rabbit.url.get_secret_value()
     name = f"{fresh_prefix}-kept"
