@@ -1,0 +1,130 @@
+"""A lineage as a tree that reads from the sources to what became of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+SIBLINGS_MOST = 12
+"""Branches of one node, or sources, that are drawn; the others are counted."""
+SECONDARY = (".skops", ".html")
+"""Files beside a commit object: what they come from is said there."""
+
+
+def lineage_tree(lineage: Mapping[str, Any], paths: Mapping[str, str] | None = None) -> Tree:
+    """LANDING -> RAW -> SILVER -> model -> evaluation. Where the trace began is bold; what recurs is drawn once.
+
+    An edge that skips over a step (data -> evaluation, beside data -> model -> evaluation) is not drawn.
+    """
+    drawing = _Drawing(lineage, paths or {})
+    tree = Tree("", hide_root=True, guide_style="dim")
+    drawing.add(tree, drawing.roots())
+    return tree
+
+
+class _Drawing:
+    def __init__(self, lineage: Mapping[str, Any], paths: Mapping[str, str]) -> None:
+        self.nodes: dict[str, Mapping[str, Any]] = {node["uri"]: node for node in lineage["nodes"]}
+        self.paths = paths
+        self.drawn: set[str] = set()
+        self.inputs: dict[str, set[str]] = {uri: set() for uri in self.nodes}
+        for edge in lineage["edges"]:
+            if edge["input"] in self.nodes and edge["output"] in self.nodes and edge["input"] != edge["output"]:
+                self.inputs[edge["output"]].add(edge["input"])
+        self.levels = self._levels()
+        self.outputs: dict[str, list[str]] = {uri: [] for uri in self.nodes}
+        for output, inputs in self.inputs.items():
+            nearest = max((self.levels[uri] for uri in inputs), default=0)
+            for uri in inputs:
+                if self.levels[uri] == nearest:
+                    self.outputs[uri].append(output)
+
+    def _levels(self) -> dict[str, int]:
+        """Steps from the furthest source. A cycle, which should not be, ends after as many rounds as nodes."""
+        levels = dict.fromkeys(self.nodes, 0)
+        for _ in range(len(self.nodes)):
+            changed = False
+            for uri, inputs in self.inputs.items():
+                level = max((levels[i] + 1 for i in inputs), default=0)
+                if level > levels[uri] and level <= len(self.nodes):
+                    levels[uri], changed = level, True
+            if not changed:
+                break
+        return levels
+
+    def roots(self) -> list[str]:
+        """Sources, those that what was asked for comes from first."""
+        roots = [uri for uri, inputs in self.inputs.items() if not inputs] or list(self.nodes)
+        return sorted(roots, key=lambda uri: (self.nodes[uri]["depth"] > 0, self._created(uri), uri))
+
+    def _created(self, uri: str) -> str:
+        return str(self.nodes[uri].get("created") or "")
+
+    def add(self, parent: Tree, uris: Iterable[str]) -> None:
+        ordered: Sequence[str] = list(uris)
+        for uri in ordered[:SIBLINGS_MOST]:
+            if uri in self.drawn:
+                parent.add(Text(f"{_layer(self.nodes[uri])} {_short(uri)} (see above)", "dim"))
+                continue
+            self.drawn.add(uri)
+            branch = parent.add(self._label(uri))
+            self.add(branch, sorted(self.outputs[uri], key=lambda u: (u.endswith(SECONDARY), self._created(u), u)))
+        if len(ordered) > SIBLINGS_MOST:
+            parent.add(Text(f"and {len(ordered) - SIBLINGS_MOST:,} more (--json lists all)", "dim"))
+
+    def _label(self, uri: str) -> Text:
+        node = self.nodes[uri]
+        label = Text()
+        label.append(f"{_layer(node)} ", "cyan")
+        label.append(uri, "bold" if node["depth"] == 0 else "")
+        if node.get("stage") and not uri.endswith(SECONDARY):
+            rows = f", {node['rows']:,} rows" if node.get("rows") else ""
+            label.append(
+                f"\n{node['stage']} {_variant(node)}{rows}, {_when(node['created'])}, run {node['run_id']}", "dim"
+            )
+            if text := _pairs(node.get("parameters")):
+                label.append(f"\nparameters: {text}", "dim")
+            if text := _pairs(node.get("metrics")):
+                label.append(f"\nmetrics: {text}")
+        if path := self.paths.get(uri):
+            label.append(f"\n{path}", "dim")
+        return label
+
+
+def _layer(node: Mapping[str, Any]) -> str:
+    return str(node.get("layer") or "source").upper()
+
+
+def _variant(node: Mapping[str, Any]) -> str:
+    return str(node.get("variant") or "")
+
+
+def _short(uri: str) -> str:
+    return "/".join(uri.rsplit("/", 2)[-2:])
+
+
+def _when(created: str | None) -> str:
+    return f"{datetime.fromisoformat(created):%Y-%m-%d %H:%M:%S} UTC" if created else "time not known"
+
+
+def _pairs(values: Mapping[str, Any] | None) -> str:
+    """`a=1, b=2`; what is nested is written flat."""
+    flat: list[str] = []
+    for name, value in (values or {}).items():
+        if isinstance(value, Mapping):
+            flat += [f"{name}.{inner}={_value(content)}" for inner, content in value.items()]
+        else:
+            flat.append(f"{name}={_value(value)}")
+    return ", ".join(flat)
+
+
+def _value(value: Any) -> str:
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float) and not value.is_integer()
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

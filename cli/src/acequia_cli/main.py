@@ -1,0 +1,362 @@
+"""The `acequia` command. What a command needs is imported when it runs, so that `acequia --help` comes at once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from acequia_cli.connection import Where
+
+app = typer.Typer(
+    name="acequia",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: [bold]acequia demo[/]. It needs nothing but this command and takes a few seconds.",
+)
+ingest = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+audit = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(ingest, name="ingest", help="Bring events in, and wait until they are a model with its evaluation.")
+app.add_typer(audit, name="audit", help="Look after the audit database.")
+
+
+class RunState(StrEnum):
+    """How far a run is."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    SAME_CONTENT = "same_content"
+
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", envvar="ACEQUIA_DATA", metavar="DIR", help="Folder of the embedded installation."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="ACEQUIA_URL", metavar="URL", help="A running installation, instead of --data."),
+]
+AuditorUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--auditor-url",
+        envvar="ACEQUIA_AUDITOR_URL",
+        metavar="URL",
+        help="Where its auditor answers, if that is another process (default: --url).",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on standard output.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="How many events to draw.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same events.")]
+AnomalyRate = Annotated[
+    float, typer.Option("--anomaly-rate", min=0.0, max=0.5, help="Share of the events that are labelled attacks.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Wait so long at most; the run itself goes on."),
+]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return once the run is accepted, which makes it durable.")]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="The same key and request give the same run, once."),
+]
+HiddenRows = Annotated[int | None, typer.Option("--filas", min=1, hidden=True)]
+HiddenSeed = Annotated[int | None, typer.Option("--semilla", min=0, hidden=True)]
+HiddenFile = Annotated[Path | None, typer.Option("--archivo", hidden=True)]
+
+DEFAULT_DATA = Path(".acequia")
+
+
+def _where(data: Path, url: str | None, auditor_url: str | None = None) -> "Where":
+    from acequia_cli.connection import Where  # noqa: PLC0415
+
+    return Where(data, url or None, auditor_url or None)
+
+
+def _carry_out(command: Any, as_json: bool) -> None:
+    from acequia_cli.commands import carry_out  # noqa: PLC0415
+
+    raise typer.Exit(carry_out(command, as_json=as_json))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version as installed  # noqa: PLC0415
+
+        typer.echo(f"acequia {installed('acequia-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def acequia(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Network events in, an evaluated anomaly detector out; and of each artifact, where it came from.
+
+    Without --url a command works on the embedded installation in --data: every service in one process, nothing to
+    set up. If `acequia up` serves that folder, the command talks to it.
+    """
+
+
+@app.command()
+def demo(
+    rows: Rows = 10_000,
+    seed: Seed = 7,
+    anomaly_rate: AnomalyRate = 0.02,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="FILE", help="A real file (a Zeek conn.log, CSV, Parquet) instead."),
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    filas: HiddenRows = None,
+    semilla: HiddenSeed = None,
+    archivo: HiddenFile = None,
+) -> None:
+    """Run the whole chain once, here, with nothing to set up, and show what came of it.
+
+    Examples:
+
+        acequia demo
+
+        acequia demo --rows 100000 --seed 3
+
+        acequia demo --input conn.log.gz
+    """
+    from acequia_cli.commands import Demo  # noqa: PLC0415
+
+    _carry_out(
+        Demo(
+            _where(data, None),
+            rows=filas or rows,
+            seed=seed if semilla is None else semilla,
+            anomaly_rate=anomaly_rate,
+            file=archivo or input,
+            timeout=timeout,
+        ),
+        as_json,
+    )
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port of the HTTP API; 0: any free one.")
+    ] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    data: Data = DEFAULT_DATA,
+    as_json: Json = False,
+) -> None:
+    """Serve the embedded installation's HTTP API until Ctrl-C.
+
+    Examples:
+
+        acequia up
+
+        acequia up --port 9000 --data /srv/acequia
+    """
+    from acequia_cli.commands import Up  # noqa: PLC0415
+
+    _carry_out(Up(data, port, host), as_json)
+
+
+@ingest.command("synthetic")
+def ingest_synthetic(
+    dataset: Annotated[str, typer.Option("--dataset", help="`acequia datasets` lists them.")] = "network_events",
+    rows: Rows = 10_000,
+    seed: Seed = 7,
+    anomaly_rate: AnomalyRate = 0.02,
+    idempotency_key: IdempotencyKey = None,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+    filas: HiddenRows = None,
+    semilla: HiddenSeed = None,
+) -> None:
+    """Ingest events drawn by the generator, with labelled attacks.
+
+    Examples:
+
+        acequia ingest synthetic --rows 50000 --seed 3
+
+        acequia ingest synthetic --url http://127.0.0.1:8000 --no-wait
+    """
+    from acequia_cli.commands import IngestSynthetic  # noqa: PLC0415
+
+    _carry_out(
+        IngestSynthetic(
+            _where(data, url),
+            dataset=dataset,
+            rows=filas or rows,
+            seed=seed if semilla is None else semilla,
+            anomaly_rate=anomaly_rate,
+            idempotency_key=idempotency_key,
+            wait=not no_wait,
+            timeout=timeout,
+        ),
+        as_json,
+    )
+
+
+@ingest.command("file")
+def ingest_file(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files; a quoted pattern will do too.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Detected if left out. `acequia datasets` lists them.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="Detected if left out. `acequia formats` lists them.")
+    ] = None,
+    idempotency_key: IdempotencyKey = None,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Ingest files of any size. The same content again makes nothing new, and says so.
+
+    Examples:
+
+        acequia ingest file conn.log
+
+        acequia ingest file 'logs/conn.*.log.gz' --dataset network_events
+
+        acequia ingest file events.csv --url http://127.0.0.1:8000
+    """
+    from acequia_cli.commands import IngestFiles  # noqa: PLC0415
+
+    _carry_out(
+        IngestFiles(
+            _where(data, url),
+            paths=tuple(paths),
+            dataset=dataset,
+            format=format,
+            idempotency_key=idempotency_key,
+            wait=not no_wait,
+            timeout=timeout,
+        ),
+        as_json,
+    )
+
+
+@app.command()
+def runs(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most, the newest first.")] = 20,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only of this dataset.")] = None,
+    status: Annotated[RunState | None, typer.Option("--status", help="Only in this state.")] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    auditor_url: AuditorUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List the newest runs: what came in, when, and what became of it.
+
+    Examples:
+
+        acequia runs
+
+        acequia runs --status rejected --limit 5
+    """
+    from acequia_cli.commands import ListRuns  # noqa: PLC0415
+
+    state = status.value if status else None
+    _carry_out(ListRuns(_where(data, url, auditor_url), limit=limit, dataset=dataset, status=state), as_json)
+
+
+@app.command()
+def trace(
+    what: Annotated[str, typer.Argument(metavar="URI|RUN|MODEL", help="An object's uri, a run's or a model's id.")],
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    auditor_url: AuditorUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show where an artifact came from and what became of it: data, times, parameters, metrics.
+
+    Examples:
+
+        acequia trace 0b5e6c1e-3d7a-5c1f-9a53-2f1b7c0d4e11
+
+        acequia trace network_events_20251220_121211_plan_000001.v1-3fa9c1
+
+        acequia trace s3://cybersec-ml-silver/network_events/date=2025-12-20/network_events_....v1-3fa9c1.parquet
+    """
+    from acequia_cli.commands import Trace  # noqa: PLC0415
+
+    _carry_out(Trace(_where(data, url, auditor_url), what), as_json)
+
+
+@audit.command("rebuild")
+def audit_rebuild(
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    auditor_url: AuditorUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Fill the audit database from the store, where each artifact carries its record.
+
+    Acceptances, outcomes, dead letters, promotions and lineage come back. Failed attempts, operators' actions and check
+    results are not in the store: they need a backup of the database.
+
+    Example:
+
+        acequia audit rebuild
+    """
+    from acequia_cli.commands import RebuildAudit  # noqa: PLC0415
+
+    _carry_out(RebuildAudit(_where(data, url, auditor_url)), as_json)
+
+
+@app.command()
+def datasets(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+    """List the datasets, with their columns, formats and file patterns.
+
+    Example:
+
+        acequia datasets
+    """
+    from acequia_cli.commands import ListDatasets  # noqa: PLC0415
+
+    _carry_out(ListDatasets(_where(data, url)), as_json)
+
+
+@app.command()
+def formats(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+    """List the source formats.
+
+    Example:
+
+        acequia formats
+    """
+    from acequia_cli.commands import ListFormats  # noqa: PLC0415
+
+    _carry_out(ListFormats(_where(data, url)), as_json)
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version.
+
+    Example:
+
+        acequia version --json
+    """
+    from acequia_cli.commands import ShowVersion  # noqa: PLC0415
+
+    _carry_out(ShowVersion(), as_json)
+
+
+if __name__ == "__main__":
+    app()
