@@ -8,6 +8,7 @@ from acequia.adapters.directory import DirectoryStore
 from acequia.events import IngestionCommand, ObjectCreated, SyntheticSource, to_notification
 from acequia.layers import Buckets, Layer, command_key, dead_key, landing_done_id, stage_key
 from acequia.ports import Ack, Delivery, HandBack, Message
+from acequia.runner import foreign_stem
 from acequia.topology import dead_queue
 from acequia_auditor.database import open_database
 from acequia_auditor.dead_letters import DeadLetterWriter
@@ -107,6 +108,13 @@ async def test_a_dead_landing_object_is_named_by_what_its_outcome_would_have_bee
     await letters.handle(died("ingestor", notification(item, Layer.LANDING)))
     done_id = landing_done_id(BUCKETS.of(Layer.LANDING), "some folder/ñandú +.log", item.etag)
     assert await ledger(store) == [dead_key("ingestor", str(done_id))]
+
+
+async def test_a_dead_object_that_somebody_else_named_has_the_stem_that_its_reader_gives_it(store, letters, tale):
+    info = await store.put(Layer.RAW, "hand/made.parquet", b"PAR1", metadata={}, content_type="x/parquet")
+    item = tale().obj(Layer.RAW, info.key).model_copy(update={"etag": info.etag})
+    await letters.handle(died("transformer", notification(item, Layer.RAW)))
+    assert await ledger(store) == [dead_key("transformer", str(foreign_stem(info, BUCKETS.of(Layer.RAW))))]
 
 
 async def test_a_dead_plan_fails_the_runs_of_its_inputs(database, store, letters, client, tale, training):

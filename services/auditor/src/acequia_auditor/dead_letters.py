@@ -43,6 +43,7 @@ from acequia.layers import (
     stage_key,
 )
 from acequia.ports import Ack, Delivery, HandBack, Message, ObjectStore, Settlement
+from acequia.runner import foreign_stem
 from acequia.topology import READERS, dead_queue
 from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
 from acequia_auditor.write import clean, insert_records
@@ -115,7 +116,7 @@ class DeadLetterWriter:
         pause = RETRY_FIRST
         while not self._closed.is_set():
             try:
-                letter = self._letter(delivery, await self._variant(delivery), seen_at)
+                letter = await self._letter(delivery, seen_at)
                 stored = await self._store_letter(letter)
                 if self._publish is not None:
                     await self._publish(stored.record)
@@ -153,22 +154,20 @@ class DeadLetterWriter:
             log.warning("%s is no dead letter of ours; it stays as it is", letter.key)
             return letter
 
-    async def _variant(self, delivery: Delivery) -> str:
+    async def _variant(self, stage: str, headers: Mapping[str, str]) -> str:
         """The variant that a notification died under, if the message does not say: the stage's latest to appear."""
-        if said := delivery.message.headers.get("acequia-variant"):
-            return said
-        if delivery.message.type:
-            return ""
-        found = await self._store.read(Layer.LEDGER, stage_key(_stage(delivery)))
+        if said := headers.get("acequia-variant"):
+            return said if is_variant(said) else ""
+        found = await self._store.read(Layer.LEDGER, stage_key(stage))
         try:
             variant = json.loads(found[0])["variants"][-1] if found else ""
         except (ValueError, KeyError, IndexError, TypeError):
             return ""
         return variant if isinstance(variant, str) and is_variant(variant) else ""
 
-    def _letter(self, delivery: Delivery, variant: str, seen_at: datetime) -> DeadLetter:
+    async def _letter(self, delivery: Delivery, seen_at: datetime) -> DeadLetter:
         message, headers, stage = delivery.message, dict(delivery.message.headers), _stage(delivery)
-        about = self._about(stage, message, variant)
+        about = await self._about(stage, message)
         died_at = _time(headers.get("acequia-died-at"), seen_at)
         attempt = _number(headers.get("acequia-attempt"), delivery.attempt)
         reason = (about.error or headers.get("acequia-error") or "the broker gave it up (delivery limit)")[:TEXT_LIMIT]
@@ -214,13 +213,13 @@ class DeadLetterWriter:
             died_at=died_at,
         )
 
-    def _about(self, stage: str, message: Message, variant: str) -> _Subject:
+    async def _about(self, stage: str, message: Message) -> _Subject:
         try:
             match message.type:
                 case "":
                     event = parse_notification(message.body, self._buckets)
                     if isinstance(event, ObjectCreated):
-                        return _of_object(event, variant)
+                        return await self._about_object(stage, event, message.headers)
                 case "IngestionCommand":
                     command = IngestionCommand.model_validate_json(message.body)
                     run = command.run_id
@@ -236,20 +235,23 @@ class DeadLetterWriter:
         named = uuid5(NAMESPACE, f"dead\n{stage}\n{message.message_id}\n{message.body.hex()}")
         return _Subject(str(named), "", str(named), named, UNKNOWN_DATASET)
 
-
-def _of_object(event: ObjectCreated, variant: str) -> _Subject:
-    name = Name.of_key(event.key)
-    item = ObjectRecord(uri=event.uri, etag=event.etag, bytes=event.size)
-    done_id = landing_done_id(event.bucket, event.key, event.etag)
-    return _Subject(
-        name=str(name.stem) if name else str(done_id),
-        variant=variant if name else "",
-        subject=event.uri if name else str(done_id),
-        run_id=run_id_of(event.metadata.get(META_RUN_ID), event.bucket, event.key, event.etag),
-        dataset=name.stem.dataset if name else event.metadata.get(META_DATASET) or UNKNOWN_DATASET,
-        stem=name.stem if name else None,
-        inputs=(item,),
-    )
+    async def _about_object(self, stage: str, event: ObjectCreated, headers: Mapping[str, str]) -> _Subject:
+        """Named as the stage would have named its outcome: a landing object by its `done`, any other by a stem."""
+        name = Name.of_key(event.key)
+        stem = name.stem if name else None
+        if stem is None and event.layer is not Layer.LANDING:
+            info = await self._store.head(event.layer, event.key)
+            stem = foreign_stem(info, event.bucket) if info else None
+        done_id = landing_done_id(event.bucket, event.key, event.etag)
+        return _Subject(
+            name=str(stem or done_id),
+            variant=await self._variant(stage, headers) if stem else "",
+            subject=event.uri if stem else str(done_id),
+            run_id=run_id_of(event.metadata.get(META_RUN_ID), event.bucket, event.key, event.etag),
+            dataset=stem.dataset if stem else event.metadata.get(META_DATASET) or UNKNOWN_DATASET,
+            stem=stem,
+            inputs=(ObjectRecord(uri=event.uri, etag=event.etag, bytes=event.size),),
+        )
 
 
 def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:

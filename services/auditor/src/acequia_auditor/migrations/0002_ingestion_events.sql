@@ -1,6 +1,9 @@
 -- What the predecessors' table said, over the ingestor's outcomes: one row per RAW object, or one per source that gave
 -- none (REJECTED, SAME_CONTENT). estado keeps our status values. ruta_minio is bucket/key.
-CREATE VIEW acequia.ingestion_events AS
+--
+-- Its name is another than the one in public: for a user named acequia this schema comes first in the search path, and
+-- would hide a table of the predecessors'.
+CREATE VIEW acequia.ingestions_as_before AS
 SELECT
     coalesce(o.id, e.id) AS id,
     e.finished AS timestamp_ingesta,

@@ -2,11 +2,11 @@
 DO $$
 BEGIN
     IF to_regclass('public.ingestion_events') IS NULL THEN
-        CREATE VIEW public.ingestion_events AS SELECT * FROM acequia.ingestion_events;
+        CREATE VIEW public.ingestion_events AS SELECT * FROM acequia.ingestions_as_before;
         COMMENT ON VIEW public.ingestion_events IS 'acequia: the ingestions, as the predecessors listed them';
     END IF;
 EXCEPTION
     WHEN insufficient_privilege OR invalid_schema_name THEN
-        RAISE NOTICE 'acequia.ingestion_events is not shown in public: %', SQLERRM;
+        RAISE NOTICE 'no view public.ingestion_events: %', SQLERRM;
 END
 $$;
