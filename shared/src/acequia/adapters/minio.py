@@ -100,6 +100,8 @@ class MinioStore:
                 check_bucket_name(buckets.of(layer), True)
             except ValueError as error:
                 raise ConfigurationError(f"ACEQUIA_BUCKET_PREFIX={buckets.prefix}: {error}") from None
+        if not settings.endpoint or any(sign in "/@" or sign.isspace() for sign in settings.endpoint):
+            raise ConfigurationError(f"MINIO_ENDPOINT={settings.endpoint}: host:port is expected, without http://")
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=256),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_CALL_SECONDS),
@@ -132,15 +134,18 @@ class MinioStore:
     # reading
 
     async def head(self, layer: Layer, key: str) -> ObjectInfo | None:
+        return await self._head(layer, key, _CALL_SECONDS)
+
+    async def _head(self, layer: Layer, key: str, seconds: float) -> ObjectInfo | None:
         bucket = self._place(layer, key)
         try:
             with self._edge(bucket, key):
-                async with asyncio.timeout(_CALL_SECONDS):
+                async with asyncio.timeout(seconds):
                     found = await self._client.stat_object(bucket, key)
+                headers = cast("Mapping[str, str]", found.metadata)
+                return self._info(layer, key, headers, found.size or 0)
         except _Missing:
             return None
-        headers = cast("Mapping[str, str]", found.metadata)
-        return self._info(layer, key, headers, found.size or 0)
 
     async def get(self, layer: Layer, key: str, to: Path, *, etag: str | None = None) -> ObjectInfo:
         bucket = self._place(layer, key)
@@ -276,12 +281,11 @@ class MinioStore:
 
     async def check(self) -> None:
         """One HEAD. A missing bucket counts only once `apply` has made it."""
-        bucket = self._buckets.of(Layer.LEDGER)
-        with self._edge(bucket, ""):
-            async with asyncio.timeout(_CHECK_SECONDS):
-                there = await self._client.bucket_exists(bucket)
-        if self._applied and not there:
-            raise _no_bucket(bucket)
+        try:
+            await self._head(Layer.LEDGER, "check", _CHECK_SECONDS)
+        except _NoBucket:
+            if self._applied:
+                raise
 
     async def close(self) -> None:
         if self._aborts:
@@ -558,7 +562,9 @@ class MinioStore:
         message = headers.get("X-Minio-Error-Desc", "").strip('"') or error.message
         status = error.response.status
         result: Exception
-        if status == 412 or code == "PreconditionFailed":
+        if status < 500 and "X-Amz-Request-Id" not in headers:
+            result = self._console() if status == 400 and headers.get("Location") else self._no_s3(f"HTTP {status}")
+        elif status == 412 or code == "PreconditionFailed":
             result = _ConditionFailed(code)
         elif code in ("NoSuchKey", "NoSuchUpload") or (status == 404 and code == "NoSuchVersion"):
             result = _Missing(code)
@@ -572,8 +578,6 @@ class MinioStore:
             )
         elif code == "RequestTimeTooSkewed":
             result = ConfigurationError(f"the clocks of this machine and of {self._server} differ too much")
-        elif code == "BadRequest" and "X-Amz-Request-Id" not in headers:
-            result = self._console() if headers.get("Location") else self._no_s3(f"HTTP {status}")
         else:
             result = _trouble(f"{self._server}: {code}: {message} ({bucket}/{key})", away=code in _AWAY)
         return result
@@ -603,6 +607,10 @@ class MinioStore:
 
 class _Missing(Exception):
     """There is no such object."""
+
+
+class _NoBucket(ConfigurationError):
+    """The bucket is missing."""
 
 
 class _ConditionFailed(Exception):

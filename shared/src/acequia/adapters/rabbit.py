@@ -53,7 +53,7 @@ _PUBLISH_PATIENCE = 8.0
 _CHECK_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 _PAUSE = 0.2
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
 _HEARTBEAT = 10
 _UNNAMED = "unnamed-"
 """Starts the id of a message that was given none: the client library wants one to match a returned message."""
