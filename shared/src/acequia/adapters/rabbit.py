@@ -278,6 +278,11 @@ class RabbitBus:
             raise _away(f"the connection to {self.server} was lost") from None
         except _FAILURES as error:
             raise self._translated(error) from error
+        except Exception as error:
+            # aiormq ends what waits on a lost connection with a bare `Exception()`
+            if type(error) is not Exception:
+                raise
+            raise _away(f"the connection to {self.server} was lost") from error
 
     def _translated(self, error: BaseException) -> Exception:
         result: Exception
