@@ -1,0 +1,79 @@
+"""A user who may do what `deploy/minio/policy.json` says, and nothing else, is enough for Acequia."""
+
+import secrets
+from pathlib import Path
+from uuid import uuid4
+
+import aiohttp
+import pytest
+from miniopy_async import MinioAdmin
+from miniopy_async.credentials import StaticProvider
+from pydantic import SecretStr
+
+from acequia.adapters.minio import MinioStore
+from acequia.errors import ConfigurationError
+from acequia.layers import Buckets, Layer
+from acequia.topology import topology
+
+POLICY = Path(__file__).resolve().parents[2] / "deploy" / "minio" / "policy.json"
+
+
+@pytest.fixture
+async def limited(stack, fresh_prefix, tmp_path):
+    """Settings of a user with the policy, written for buckets of this test."""
+    minio = stack.minio
+    user, password = f"u{uuid4().hex[:12]}", secrets.token_hex(20)
+    policy = tmp_path / "policy.json"
+    policy.write_text(POLICY.read_text().replace("cybersec-ml", fresh_prefix))
+    async with aiohttp.ClientSession() as session:
+        admin = MinioAdmin(
+            minio.endpoint,
+            StaticProvider(minio.access_key, minio.secret_key.get_secret_value()),
+            region=minio.region,
+            secure=minio.secure,
+            session=session,
+        )
+        await admin.policy_add(user, str(policy))
+        await admin.user_add(user, password)
+        await admin.policy_set(user, user)
+        yield minio.model_copy(update={"access_key": user, "secret_key": SecretStr(password)})
+        await admin.user_remove(user)
+        await admin.policy_remove(user)
+
+
+async def some_chunks():
+    yield b"a" * 9_000_000
+    yield b"b"
+
+
+async def test_the_policy_allows_all_that_the_store_does(limited, fresh_prefix):
+    buckets = Buckets(fresh_prefix)
+    store = await MinioStore.open(limited, buckets)
+    try:
+        await store.apply(topology(buckets))
+        await store.apply(topology(buckets))
+        await store.check()
+        about = {"metadata": {}, "content_type": "application/octet-stream"}
+        await store.upload(Layer.LANDING, "network_events/big", some_chunks(), **about)
+        made = await store.create(Layer.LEDGER, "claims/one.json", b"1", **about)
+        assert await store.create(Layer.LEDGER, "claims/one.json", b"2", **about) is None
+        assert await store.replace(Layer.LEDGER, "claims/one.json", b"3", etag=made.etag, **about) is not None
+        assert await store.head(Layer.LEDGER, "claims/none.json") is None
+        assert (await store.read(Layer.LEDGER, "claims/one.json"))[0] == b"3"
+        assert [info.key async for info in store.list_objects(Layer.LEDGER)] == ["claims/one.json"]
+        await store.remove(Layer.LEDGER, "claims/one.json")
+    finally:
+        await store.close()
+
+
+async def test_the_policy_keeps_its_user_out_of_other_buckets(limited, stack, fresh_prefix):
+    others = Buckets(f"x{fresh_prefix}")
+    owner = await MinioStore.open(stack.minio, others)
+    stranger = await MinioStore.open(limited, others)
+    try:
+        await owner.apply(topology(others))
+        with pytest.raises(ConfigurationError):
+            await stranger.head(Layer.LEDGER, "claims/one.json")
+    finally:
+        await owner.close()
+        await stranger.close()
