@@ -62,6 +62,10 @@ class AcequiaSettings(BaseSettings):
         Field(description="Seconds on each rung of the retry ladder, comma-separated"),
     ] = DEFAULT_RETRY_DELAYS
     concurrency: Annotated[int, Field(ge=1, le=64, description="Work items at once per process")] = 2
+    plan_stale_after: Annotated[
+        float, Field(gt=0, description="Seconds without a sign of life after which a plan is taken over")
+    ] = 30.0
+    plan_renew_every: Annotated[float, Field(gt=0, description="Seconds between two signs of life")] = 10.0
     stop_grace: Annotated[float, Field(ge=0, description="Seconds to finish work in hand on SIGTERM")] = 20.0
     temp_dir: Annotated[Path | None, Field(description="Folder for temporary files; default: the system's")] = None
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest JSON body of a request")] = 65_536

@@ -10,7 +10,9 @@ from acequia_trainer.stage import build_stage
 
 
 def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
-    return (batch_service(build_stage(load(TrainerSettings), workshop.registry), workshop),)
+    stage = build_stage(load(TrainerSettings), workshop.registry)
+    stale_after, renew_every = settings.plan_stale_after, settings.plan_renew_every
+    return (batch_service(stage, workshop, stale_after=stale_after, renew_every=renew_every),)
 
 
 if __name__ == "__main__":
