@@ -198,6 +198,11 @@ def _measure(
         )
         return metrics, False, notes, None, by_label
     metrics |= asdict(rank_by_labels(judged, attack))
+    if positives > negatives:
+        notes.append(
+            f"{positives / len(attack):.0%} of the labelled rows are attacks. The model looks for what is unusual, "
+            "and here the attacks are the usual: a ROC-AUC below 0.5 only says that the benign rows are the odd ones."
+        )
     enough = min(positives, negatives) >= settings.min_positives
     if not enough:
         notes.append(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 430, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 16, 44
 MOST_POINTS = 300
 
 Point = tuple[float, float]

@@ -40,6 +40,7 @@ h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:1.8rem 0 .5rem;b
 table{border-collapse:collapse;width:100%;font-size:.92rem}td,th{text-align:left;vertical-align:top;
 padding:.25rem .6rem .25rem 0;
 border-bottom:1px solid #e3e7eb;overflow-wrap:anywhere}
+.facts td:first-child{width:9em;overflow-wrap:normal}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;width:430px;max-width:100%}figcaption{font-weight:600}
 svg{width:100%;height:auto}.grid{stroke:#e3e7eb}.tick{font-size:10px;fill:#56616d}.axis{font-size:11px;fill:#1c2530}
 .line{fill:none;stroke-width:2}.line.a{stroke:#1f5fa8}.line.b{stroke:#c2410c;stroke-dasharray:6 3}
@@ -108,7 +109,7 @@ def render(evaluated: Evaluated) -> str:
         ]
     sections += [
         "<h2>Where the model comes from</h2>",
-        _table(("", ""), _origin(card)),
+        _table((), _origin(card), kind="facts"),
         "<h2>Training data</h2>",
         _objects([*card.inputs, *card.window], len(card.inputs)),
         "<h2>Features</h2>",
@@ -233,10 +234,10 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    titles = f"<tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr>" if any(head) else ""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "plain") -> str:
+    titles = f"<tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr>" if head else ""
     body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{titles}{body}</table>"
+    return f'<table class="{kind}">{titles}{body}</table>'
 
 
 def _number(value: float | str) -> str:

@@ -8,7 +8,7 @@ Of the row itself:
     log_duration          log1p of the duration in seconds; null where it was not measured
     duration_missing      1 where the duration was not measured, else 0
     duration_zero         1 where it was measured as zero, else 0
-    log_bytes_rate        log1p of bytes per second; null where the duration is zero or was not measured
+    log_bytes_rate        log1p of bytes per second, of at least a microsecond; null where the duration is zero or was not measured
     protocol_rarity       -ln of the protocol's share of the object's rows (the one feature that sees the whole object)
 
 Of what the object held before the row. "Before" is the order of (timestamp, `_line`): where two events have the same
@@ -60,7 +60,9 @@ def add_features(frame: pl.DataFrame, burst_seconds: int) -> pl.DataFrame:
         pl.col("duration").log1p().alias("log_duration"),
         (~measured).cast(pl.Int8).alias("duration_missing"),
         (measured & (pl.col("duration") == 0)).cast(pl.Int8).alias("duration_zero"),
-        pl.when(pl.col("duration") > 0).then((pl.col("bytes") / pl.col("duration")).log1p()).alias("log_bytes_rate"),
+        pl.when(pl.col("duration") > 0)
+        .then((pl.col("bytes") / pl.col("duration").clip(lower_bound=1 / MICROSECONDS)).log1p())
+        .alias("log_bytes_rate"),
         # 0.0 - x, not -x: a protocol that is alone has rarity 0, not -0
         (0.0 - share.log()).alias("protocol_rarity"),
     ).hstack(past.get_columns())
