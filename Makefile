@@ -44,6 +44,10 @@ stack-stop: ## stop those servers, and only those, and remove their data
 env: ## .env with random passwords for compose, where there is none yet
 	@$(PYTHON) deploy/native/make_env.py
 
+.PHONY: compose-test
+compose-test: venv ## compose.yaml as a user would try it: images, the whole stack, chains; needs a Docker engine
+	@ACEQUIA_REQUIRE_COMPOSE=1 $(BIN)/pytest tests/e2e/test_compose.py $(ARGS)
+
 .PHONY: bench
 bench: venv ## Acequia against a plain script and against the bare servers; prints ratios, writes JSON; ARGS= are its own
 	@$(BIN)/python deploy/native/stack.py run -- $(BIN)/python bench/run.py $(ARGS)
