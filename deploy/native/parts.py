@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ GO_MINIMUM = (1, 21)
 """From here on Go fetches the newer toolchain that a module asks for."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+APT_MARK = "ACEQUIA_STACK_APT"
+"""Environment variable by which what a package's scripts start is recognised."""
 
 
 class PartMissing(Exception):
@@ -169,13 +172,11 @@ def install_packages(packages: Sequence[str]) -> None:
         raise PartMissing(f"missing: {names}; as root: apt-get install {names}")
     _update_package_lists()
     say(f"installing {names} by apt")
-    before = set(_processes_named("epmd"))
     with _services_stay_off():
-        # Erlang's port mapper, which the package's scripts leave running, would take a well-known port
         _apt(["install", "-y", "--no-install-recommends", *packages])
-    for pid in set(_processes_named("epmd")) - before:
+    for pid in _port_mappers_of_apt():
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 15)
+            os.kill(pid, signal.SIGTERM)
 
 
 def _update_package_lists() -> None:
@@ -187,7 +188,7 @@ def _update_package_lists() -> None:
 
 
 def _apt(arguments: list[str]) -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", APT_MARK: str(os.getpid())}
     command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments]
     done = subprocess.run(
         command,
@@ -216,11 +217,14 @@ def _services_stay_off() -> Iterator[None]:
         POLICY.unlink(missing_ok=True)
 
 
-def _processes_named(name: str) -> Iterator[int]:
-    for comm in Path("/proc").glob("[0-9]*/comm"):
+def _port_mappers_of_apt() -> Iterator[int]:
+    """Erlang's port mapper, where RabbitMQ's package left it running on its well-known port: ours by our mark alone."""
+    mark = f"{APT_MARK}={os.getpid()}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if comm.read_text().strip() == name:
-                yield int(comm.parent.name)
+            name, environment = (process / "comm").read_text().strip(), (process / "environ").read_bytes()
+            if name == "epmd" and mark in environment.split(b"\0"):
+                yield int(process.name)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def test_every_setting_of_a_package_stands_in_env_example(package):
         for field in settings.model_fields
         if (name := f"{settings.model_config['env_prefix']}{field}".upper()) not in named
     ]
-    assert missing == []
+    assert missing == [], "add them to .env.example, commented out, with the default and a line on what they do"
 
 
 def test_a_setting_without_a_default_is_not_commented_out():

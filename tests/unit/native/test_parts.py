@@ -1,3 +1,8 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import parts
 import pytest
 
@@ -44,3 +49,19 @@ def test_a_policy_that_is_there_already_is_left_alone(tmp_path, monkeypatch):
     with parts._services_stay_off():
         pass
     assert parts.POLICY.read_text() == "theirs"
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_after_an_installation_only_the_port_mapper_that_it_started_is_taken_for_its_own(tmp_path):
+    program = tmp_path / "epmd"
+    shutil.copy(shutil.which("sleep"), program)
+    processes = [
+        subprocess.Popen([program, "60"], env={**os.environ, **environment})
+        for environment in ({}, {parts.APT_MARK: str(os.getpid())})
+    ]
+    try:
+        assert list(parts._port_mappers_of_apt()) == [processes[1].pid]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
