@@ -167,8 +167,15 @@ async def test_a_letter_without_headers_still_tells_its_stage(store, letters, cl
     assert "delivery limit" in letter["reason"]
 
 
-async def test_a_dead_audit_record_keeps_the_record(store, letters, client, tale):
+async def test_a_sound_audit_record_that_died_of_redeliveries_is_stored_after_all(store, letters, client, tale):
     record = tale().accepted()
+    assert await letters.handle(died("auditor", record.model_dump_json().encode(), "AuditRecord")) == Ack()
+    assert (await client.get(f"/runs/{record.run_id}")).json()["state"] == "accepted"
+    assert (await listed(client), await ledger(store)) == ([], [])
+
+
+async def test_an_audit_record_that_cannot_be_stored_is_kept_as_a_letter(store, letters, client, tale):
+    record = tale().accepted().model_copy(update={"rows_in": 2**70})
     assert await letters.handle(died("auditor", record.model_dump_json().encode(), "AuditRecord")) == Ack()
     (letter,) = await listed(client)
     assert (letter["run_id"], letter["stem"]) == (str(record.run_id), str(record.event_id))

@@ -112,7 +112,8 @@ class Database:
                     timeout=5,
                     command_timeout=60,
                     max_inactive_connection_lifetime=60,
-                    server_settings={"application_name": "acequia-auditor", "timezone": "UTC"},
+                    # compiling our queries takes longer than running them
+                    server_settings={"application_name": "acequia-auditor", "timezone": "UTC", "jit": "off"},
                 )
                 try:
                     async with pool.acquire(timeout=10) as connection, connection.transaction():

@@ -46,7 +46,7 @@ from acequia.ports import Ack, Delivery, HandBack, Message, ObjectStore, Settlem
 from acequia.runner import foreign_stem
 from acequia.topology import READERS, dead_queue
 from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
-from acequia_auditor.write import clean, insert_records
+from acequia_auditor.write import clean, insert_records, store_records
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,8 @@ class DeadLetterWriter:
         pause = RETRY_FIRST
         while not self._closed.is_set():
             try:
+                if await self._stored_after_all(delivery):
+                    return Ack()
                 letter = await self._letter(delivery, seen_at)
                 stored = await self._store_letter(letter)
                 if self._publish is not None:
@@ -138,6 +140,16 @@ class DeadLetterWriter:
     async def close(self) -> None:
         """Stop: what waits for a server is handed back."""
         self._closed.set()
+
+    async def _stored_after_all(self, delivery: Delivery) -> bool:
+        """A sound audit record can die too, where PostgreSQL was away so long that the delivery limit was reached."""
+        if delivery.queue != dead_queue("auditor"):
+            return False
+        try:
+            await store_records(self._database, [AuditRecord.model_validate_json(delivery.message.body)])
+        except (ValidationError, RejectedInput):
+            return False
+        return True
 
     async def _store_letter(self, letter: DeadLetter) -> DeadLetter:
         """Put it into LEDGER; what stands there already (the same message again) is the truth."""
