@@ -17,8 +17,9 @@ _KINDS: tuple[tuple[pl.DataType, str], ...] = (
     (pl.Int32(), "whole number (32 bits)"),
     (pl.Float64(), "number"),
 )
-_TIME_FORMATS = (
-    ("%Y-%m-%dT%H:%M:%S%.f%#z", True),
+_COMMON_TIMES = (("%Y-%m-%dT%H:%M:%S%.f%#z", True), ("%Y-%m-%d %H:%M:%S%.f%#z", True))
+_TIMES = (
+    _COMMON_TIMES[0],
     ("%Y-%m-%dT%H:%M:%S%.f", False),
     ("%Y-%m-%dT%H:%M%#z", True),
     ("%Y-%m-%dT%H:%M", False),
@@ -121,31 +122,36 @@ def convert(text: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _times(text: pl.Series) -> pl.Series:
-    name = text.name
-    frame = text.alias("t").to_frame()
-    tidy = (
-        pl.col("t")
-        .str.replace(r"\s*(?:UTC|GMT|z)$", "Z")
-        .str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:t|\s+)", "${1}T")
-        .str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", "${1}T00:00")
-        .str.replace(r"\s+([+-][0-9]{2}:?[0-9]{2})$", "${1}")
-        .str.replace(",", ".", literal=True)
-    )
-    frame = frame.select(tidy.alias("t"), _of_epoch(pl.col("t")).alias("at"))
-    iso = pl.col("t").str.contains(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T")
-    for form, zoned in _TIME_FORMATS:
-        open_ = frame.select((pl.col("at").is_null() & iso).fill_null(value=False)).to_series()
+    at = text.to_frame("t").select(_of_epoch(pl.col("t")).alias("at"))["at"]
+    at = _iso(at, text, _COMMON_TIMES)
+    if at.null_count() > text.null_count():
+        tidy = (
+            pl.col("t")
+            .str.replace(r"\s*(?:UTC|GMT|z)$", "Z")
+            .str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:t|\s+)", "${1}T")
+            .str.replace(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})$", "${1}T00:00")
+            .str.replace(r"\s+([+-][0-9]{2}:?[0-9]{2})$", "${1}")
+            .str.replace(",", ".", literal=True)
+        )
+        at = _iso(at, text.to_frame("t").select(tidy)["t"], _TIMES)
+    return at.alias(text.name)
+
+
+def _iso(at: pl.Series, text: pl.Series, formats: Sequence[tuple[str, bool]]) -> pl.Series:
+    """`at`, and where it is null what `text` says in one of `formats` (and whether that has an offset)."""
+    shaped = text.str.contains(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]").fill_null(value=False)
+    for form, zoned in formats:
+        open_ = at.is_null() & shaped
         if not open_.any():
             break
-        parsed = frame.filter(open_)["t"].str.to_datetime(
+        parsed = text.filter(open_).str.to_datetime(
             form, time_unit="us", time_zone="UTC" if zoned else None, strict=False
         )
         if not zoned:
             parsed = parsed.dt.replace_time_zone("UTC")
-        micros = parsed.to_physical()
-        parsed = parsed.zip_with(micros.is_between(_FIRST, _LAST).fill_null(value=False), parsed.clear(parsed.len()))
-        frame = frame.with_columns(frame["at"].scatter(open_.arg_true(), parsed))
-    return frame["at"].alias(name)
+        fits = parsed.to_physical().is_between(_FIRST, _LAST).fill_null(value=False)
+        at = at.clone().scatter(open_.arg_true(), parsed.zip_with(fits, parsed.clear(parsed.len())))
+    return at
 
 
 def no_rejected() -> pl.DataFrame:

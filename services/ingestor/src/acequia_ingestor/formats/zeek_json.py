@@ -55,7 +55,8 @@ def _decode(lines: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
     """The values of `_KEYS` as texts, a row for each line, and whether the line is an object."""
     # polars reads the lines as one array: a line that holds several objects would shift all that follow.
     # None of these here, so as many objects as lines means that each line is one.
-    plain = lines.str.contains(r"^\s*\{.*\}\s*$") & ~lines.str.contains(_TWO_OBJECTS)
+    bare = lines.str.strip_chars()
+    plain = bare.str.starts_with("{") & bare.str.ends_with("}") & ~lines.str.contains(_TWO_OBJECTS)
     if lines.len() > _ONE_BY_ONE or plain.all():
         if plain.all():
             try:
