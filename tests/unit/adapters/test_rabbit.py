@@ -156,3 +156,27 @@ def test_what_we_buried_ourselves_keeps_our_reason():
     deaths = [{"reason": "expired", "queue": "work.retry.1s"}]
     headers = _delivery(DEAD, incoming({"x-death": deaths, "acequia-error": "ours"})).message.headers
     assert headers == {"acequia-error": "ours"}
+
+
+async def test_what_the_client_library_throws_at_a_lost_connection_counts_as_away(dead_port):
+    bus = RabbitBus(RabbitSettings(url=f"amqp://guest:guest@127.0.0.1:{dead_port}/"))
+    for thrown in (Exception(), asyncio.CancelledError(), RuntimeError("closed"), TimeoutError(), EOFError()):
+        with pytest.raises(TransientFailure) as caught, bus.edge():
+            raise thrown
+        assert caught.value.away
+    await bus.close()
+
+
+async def test_a_cancel_that_is_meant_for_us_stays_one(dead_port):
+    bus = RabbitBus(RabbitSettings(url=f"amqp://guest:guest@127.0.0.1:{dead_port}/"))
+
+    async def wait():
+        with bus.edge():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await bus.close()
