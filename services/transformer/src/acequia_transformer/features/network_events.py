@@ -8,7 +8,7 @@ Of the row itself:
     log_duration          log1p of the duration in seconds; null where it was not measured
     duration_missing      1 where the duration was not measured, else 0
     duration_zero         1 where it was measured as zero, else 0
-    log_bytes_rate        log1p of bytes per second, of at least a microsecond; null where the duration is zero or was not measured
+    log_bytes_rate        log1p of bytes per second (of at least a microsecond); null where duration is zero or null
     protocol_rarity       -ln of the protocol's share of the object's rows (the one feature that sees the whole object)
 
 Of what the object held before the row. "Before" is the order of (timestamp, `_line`): where two events have the same
