@@ -76,20 +76,21 @@ class _Events:
         self.endings = [e for e in self.all if e["kind"] in ("outcome", "dead")]
 
     @property
-    def seconds(self) -> float | None:
-        if not self.endings:
-            return None
-        began = min(datetime.fromisoformat(e["started"]) for e in self.endings)
-        ended = max(datetime.fromisoformat(e["finished"]) for e in self.endings)
-        return max(0.0, (ended - began).total_seconds())
-
-    @property
     def trouble(self) -> str:
         """Why the last attempt failed, while another is to come."""
         last = self.all[-1] if self.all else None
         if last is None or last["status"] != "FAILED":
             return ""
         return str((last.get("error") or {}).get("message") or "an attempt failed")
+
+
+def _seconds(endings: Sequence[Mapping[str, Any]]) -> float | None:
+    """From the first start to the last end."""
+    if not endings:
+        return None
+    began = min(datetime.fromisoformat(e["started"]) for e in endings)
+    ended = max(datetime.fromisoformat(e["finished"]) for e in endings)
+    return max(0.0, (ended - began).total_seconds())
 
 
 def _ingest(page: Page, events: _Events) -> Step:
@@ -106,7 +107,7 @@ def _ingest(page: Page, events: _Events) -> Step:
     else:
         progress = Progress.RETRYING if events.trouble else Progress.RUNNING
     detail = events.trouble if progress is Progress.RETRYING else ""
-    return Step("ingest", events.stage, progress, page.get("rows_raw"), events.seconds, detail)
+    return Step("ingest", events.stage, progress, page.get("rows_raw"), _seconds(own), detail)
 
 
 def _step(page: Page, name: str, events: _Events, needed: int, reached: bool, rows: int | None) -> Step:
@@ -129,7 +130,7 @@ def _step(page: Page, name: str, events: _Events, needed: int, reached: bool, ro
         progress = Progress.RUNNING
     else:
         progress = Progress.WAITING
-    return Step(name, events.stage, progress, rows, events.seconds, detail)
+    return Step(name, events.stage, progress, rows if ended else None, _seconds(events.endings), detail)
 
 
 def _covered(page: Page, events: _Events) -> int:

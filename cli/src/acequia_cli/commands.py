@@ -21,7 +21,7 @@ from acequia_cli.client import Api
 from acequia_cli.complaints import DONE, FAILED, WRONG_USE, Complaint, WrongUse
 from acequia_cli.connection import Connection, Where, connect, owner_url
 from acequia_cli.follow import Watched, follow
-from acequia_cli.lineage import lineage_tree
+from acequia_cli.lineage import print_lineage
 from acequia_cli.progress import count, open_view, sending
 from acequia_cli.summary import print_many, print_summary, state_text, summarise
 
@@ -363,7 +363,7 @@ class Trace:
                 paths[node["uri"]] = str(path)
         output.document(lineage)
         if not output.as_json:
-            output.console.print(lineage_tree(lineage, paths), soft_wrap=True)
+            print_lineage(output.console, lineage, paths)
             if lineage.get("truncated"):
                 output.remark("There is more than is shown: trace one of these objects.")
         return DONE

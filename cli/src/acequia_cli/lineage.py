@@ -1,14 +1,19 @@
 """A lineage as a tree that reads from the sources to what became of them."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
 SIBLINGS_MOST = 12
 """Branches of one node, or sources, that are drawn; the others are counted."""
+WRAPPED = 100
+"""Columns after which parameters and metrics go on in the next line."""
+UNBOUND = 2000
 SECONDARY = (".skops", ".html")
 """Files beside a commit object: what they come from is said there."""
 
@@ -24,35 +29,41 @@ def lineage_tree(lineage: Mapping[str, Any], paths: Mapping[str, str] | None = N
     return tree
 
 
+def print_lineage(console: Console, lineage: Mapping[str, Any], paths: Mapping[str, str] | None = None) -> None:
+    """As `lineage_tree`. No line is cut at the terminal's edge: a uri can be copied whole."""
+    wide = Console(
+        file=console.file, width=UNBOUND, force_terminal=console.is_terminal, no_color=console.no_color, highlight=False
+    )
+    wide.print(lineage_tree(lineage, paths))
+
+
 class _Drawing:
     def __init__(self, lineage: Mapping[str, Any], paths: Mapping[str, str]) -> None:
         self.nodes: dict[str, Mapping[str, Any]] = {node["uri"]: node for node in lineage["nodes"]}
         self.paths = paths
         self.drawn: set[str] = set()
+        self.known: dict[str, set[str]] = {}
         self.inputs: dict[str, set[str]] = {uri: set() for uri in self.nodes}
         for edge in lineage["edges"]:
             if edge["input"] in self.nodes and edge["output"] in self.nodes and edge["input"] != edge["output"]:
                 self.inputs[edge["output"]].add(edge["input"])
-        self.levels = self._levels()
         self.outputs: dict[str, list[str]] = {uri: [] for uri in self.nodes}
         for output, inputs in self.inputs.items():
-            nearest = max((self.levels[uri] for uri in inputs), default=0)
-            for uri in inputs:
-                if self.levels[uri] == nearest:
-                    self.outputs[uri].append(output)
+            # an input that another input was made from is drawn above that one
+            further = set().union(*(self._before(uri) for uri in inputs))
+            for uri in inputs - further:
+                self.outputs[uri].append(output)
 
-    def _levels(self) -> dict[str, int]:
-        """Steps from the furthest source. A cycle, which should not be, ends after as many rounds as nodes."""
-        levels = dict.fromkeys(self.nodes, 0)
-        for _ in range(len(self.nodes)):
-            changed = False
-            for uri, inputs in self.inputs.items():
-                level = max((levels[i] + 1 for i in inputs), default=0)
-                if level > levels[uri] and level <= len(self.nodes):
-                    levels[uri], changed = level, True
-            if not changed:
-                break
-        return levels
+    def _before(self, uri: str) -> set[str]:
+        """Everything that the object was made from, at any distance."""
+        if uri not in self.known:
+            self.known[uri] = found = set()
+            waiting = list(self.inputs[uri])
+            while waiting:
+                if (one := waiting.pop()) not in found:
+                    found.add(one)
+                    waiting += self.inputs[one]
+        return self.known[uri]
 
     def roots(self) -> list[str]:
         """Sources, those that what was asked for comes from first."""
@@ -79,18 +90,24 @@ class _Drawing:
         label = Text()
         label.append(f"{_layer(node)} ", "cyan")
         label.append(uri, "bold" if node["depth"] == 0 else "")
+        label.append("  <- asked for" if node["depth"] == 0 else "", "bold")
         if node.get("stage") and not uri.endswith(SECONDARY):
             rows = f", {node['rows']:,} rows" if node.get("rows") else ""
             label.append(
                 f"\n{node['stage']} {_variant(node)}{rows}, {_when(node['created'])}, run {node['run_id']}", "dim"
             )
             if text := _pairs(node.get("parameters")):
-                label.append(f"\nparameters: {text}", "dim")
+                label.append(_wrapped(f"parameters: {text}"), "dim")
             if text := _pairs(node.get("metrics")):
-                label.append(f"\nmetrics: {text}")
+                label.append(_wrapped(f"metrics: {text}"))
         if path := self.paths.get(uri):
             label.append(f"\n{path}", "dim")
         return label
+
+
+def _wrapped(text: str) -> str:
+    lines = textwrap.wrap(text, WRAPPED, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _layer(node: Mapping[str, Any]) -> str:
@@ -121,10 +138,6 @@ def _pairs(values: Mapping[str, Any] | None) -> str:
 
 
 def _value(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float) and not value.is_integer()
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:.4g}"
+    return str(value)

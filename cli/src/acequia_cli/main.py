@@ -93,17 +93,17 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    help="Network events in, an evaluated anomaly detector out; and of each artifact, where it came from.\n\n"
+    "Without --url a command works on the embedded installation in --data: every service in one process, nothing to "
+    "set up. If `acequia up` serves that folder, the command talks to it."
+)
 def acequia(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Network events in, an evaluated anomaly detector out; and of each artifact, where it came from.
-
-    Without --url a command works on the embedded installation in --data: every service in one process, nothing to
-    set up. If `acequia up` serves that folder, the command talks to it.
-    """
+    pass
 
 
 @app.command()
@@ -125,12 +125,9 @@ def demo(
     """Run the whole chain once, here, with nothing to set up, and show what came of it.
 
     Examples:
-
-        acequia demo
-
-        acequia demo --rows 100000 --seed 3
-
-        acequia demo --input conn.log.gz
+    acequia demo
+    acequia demo --rows 100000 --seed 3
+    acequia demo --input conn.log.gz
     """
     from acequia_cli.commands import Demo  # noqa: PLC0415
 
@@ -159,10 +156,8 @@ def up(
     """Serve the embedded installation's HTTP API until Ctrl-C.
 
     Examples:
-
-        acequia up
-
-        acequia up --port 9000 --data /srv/acequia
+    acequia up
+    acequia up --port 9000 --data /srv/acequia
     """
     from acequia_cli.commands import Up  # noqa: PLC0415
 
@@ -187,10 +182,8 @@ def ingest_synthetic(
     """Ingest events drawn by the generator, with labelled attacks.
 
     Examples:
-
-        acequia ingest synthetic --rows 50000 --seed 3
-
-        acequia ingest synthetic --url http://127.0.0.1:8000 --no-wait
+    acequia ingest synthetic --rows 50000 --seed 3
+    acequia ingest synthetic --url http://127.0.0.1:8000 --no-wait
     """
     from acequia_cli.commands import IngestSynthetic  # noqa: PLC0415
 
@@ -228,12 +221,9 @@ def ingest_file(
     """Ingest files of any size. The same content again makes nothing new, and says so.
 
     Examples:
-
-        acequia ingest file conn.log
-
-        acequia ingest file 'logs/conn.*.log.gz' --dataset network_events
-
-        acequia ingest file events.csv --url http://127.0.0.1:8000
+    acequia ingest file conn.log
+    acequia ingest file 'logs/conn.*.log.gz' --dataset network_events
+    acequia ingest file events.csv --url http://127.0.0.1:8000
     """
     from acequia_cli.commands import IngestFiles  # noqa: PLC0415
 
@@ -264,10 +254,8 @@ def runs(
     """List the newest runs: what came in, when, and what became of it.
 
     Examples:
-
-        acequia runs
-
-        acequia runs --status rejected --limit 5
+    acequia runs
+    acequia runs --status rejected --limit 5
     """
     from acequia_cli.commands import ListRuns  # noqa: PLC0415
 
@@ -286,12 +274,9 @@ def trace(
     """Show where an artifact came from and what became of it: data, times, parameters, metrics.
 
     Examples:
-
-        acequia trace 0b5e6c1e-3d7a-5c1f-9a53-2f1b7c0d4e11
-
-        acequia trace network_events_20251220_121211_plan_000001.v1-3fa9c1
-
-        acequia trace s3://cybersec-ml-silver/network_events/date=2025-12-20/network_events_....v1-3fa9c1.parquet
+    acequia trace 0b5e6c1e-3d7a-5c1f-9a53-2f1b7c0d4e11
+    acequia trace network_events_20251220_121211_plan_000001.v1-3fa9c1
+    acequia trace s3://cybersec-ml-silver/network_events/date=2025-12-20/network_events_....v1-3fa9c1.parquet
     """
     from acequia_cli.commands import Trace  # noqa: PLC0415
 
@@ -307,12 +292,10 @@ def audit_rebuild(
 ) -> None:
     """Fill the audit database from the store, where each artifact carries its record.
 
-    Acceptances, outcomes, dead letters, promotions and lineage come back. Failed attempts, operators' actions and check
-    results are not in the store: they need a backup of the database.
+    Acceptances, outcomes, dead letters, promotions and lineage come back; failed attempts need a database backup.
 
     Example:
-
-        acequia audit rebuild
+    acequia audit rebuild
     """
     from acequia_cli.commands import RebuildAudit  # noqa: PLC0415
 
@@ -324,8 +307,7 @@ def datasets(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) 
     """List the datasets, with their columns, formats and file patterns.
 
     Example:
-
-        acequia datasets
+    acequia datasets
     """
     from acequia_cli.commands import ListDatasets  # noqa: PLC0415
 
@@ -337,8 +319,7 @@ def formats(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -
     """List the source formats.
 
     Example:
-
-        acequia formats
+    acequia formats
     """
     from acequia_cli.commands import ListFormats  # noqa: PLC0415
 
@@ -350,8 +331,7 @@ def version(as_json: Json = False) -> None:
     """Print the version.
 
     Example:
-
-        acequia version --json
+    acequia version --json
     """
     from acequia_cli.commands import ShowVersion  # noqa: PLC0415
 

@@ -58,11 +58,12 @@ class LineView:
         for one in watched:
             if not one.page:
                 continue
-            before = f"{one.label}  " if len(watched) > 1 else ""
+            alone = len(watched) == 1
             for step in chain(one.page):
                 if step.ended and (one.run_id, step.name) not in self._told:
                     self._told.add((one.run_id, step.name))
-                    self.say(before + _line(step))
+                    if alone or step.progress is not Went.NOT_REACHED:
+                        self.say(_line(step) if alone else f"{one.label}  {_line(step)}")
 
     def say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
@@ -98,7 +99,8 @@ class LiveView:
         for step in chain(one.page):
             took = step.seconds
             if step.progress in (Went.RUNNING, Went.RETRYING):
-                took = time.monotonic() - self._since.setdefault(step.name, time.monotonic())
+                now = time.monotonic()
+                took = now - self._since.setdefault(step.name, now)
             table.add_row(step.name, _status(step), count(step.rows), seconds(took), Text(step.detail, "dim"))
         return table
 

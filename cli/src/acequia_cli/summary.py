@@ -10,7 +10,7 @@ from rich.text import Text
 from acequia_cli.chain import Page, chain
 from acequia_cli.connection import Connection
 from acequia_cli.follow import Watched
-from acequia_cli.lineage import lineage_tree
+from acequia_cli.lineage import print_lineage
 from acequia_cli.progress import STYLES, count, seconds
 
 ROWS = ("rows_in", "rows_raw", "rows_silver", "rows_duplicate", "rows_quarantined")
@@ -46,7 +46,8 @@ def summarise(one: Watched, connection: Connection, lineage: Mapping[str, Any] |
     page = one.page
     metrics = dict(page.get("metrics") or {})
     promoted = metrics.pop("promoted", None)
-    artifacts = {layer: list(uris) for layer, uris in (page.get("artifacts") or {}).items()}
+    told = page.get("artifacts") or {}
+    artifacts = {layer: list(told[layer]) for layer in sorted(told, key=_flow)}
     error = page.get("error")
     document: dict[str, Any] = {
         "run_id": one.run_id,
@@ -82,6 +83,10 @@ def summarise(one: Watched, connection: Connection, lineage: Mapping[str, Any] |
     return document
 
 
+def _flow(layer: str) -> tuple[int, str]:
+    return (LAYERS.index(layer) if layer in LAYERS else len(LAYERS)), layer
+
+
 def _scope(page: Page) -> str | None:
     """`holdout` or `in_sample`: which rows the model was judged by."""
     evaluations = (page.get("stages") or {}).get("evaluator", ())
@@ -92,9 +97,9 @@ def _scope(page: Page) -> str | None:
 def headline(document: Mapping[str, Any]) -> Text:
     """In one sentence, how it ended."""
     state, source, took = document["state"], document["source"], seconds(document["seconds"])
-    rows = count(document["rows_in"])
+    events = f"{count(document['rows_in'])} {'synthetic events' if source == 'synthetic' else f'events from {source}'}"
     if state == "done":
-        return Text(f"Done: {rows} events from {source} became an evaluated model in {took}.", "bold green")
+        return Text(f"Done: {events} became an evaluated model in {took}.", "bold green")
     if state == "same_content":
         first = f"run {document['same_as']}"
         if document["first_state"] == "done":
@@ -111,7 +116,7 @@ def print_summary(console: Console, document: Mapping[str, Any], connection: Con
     console.print()
     console.print(headline(document), soft_wrap=True)
     console.print(f"Run {document['run_id']}, dataset {document['dataset']}", style="dim", highlight=False)
-    if document["rows_in"] is not None:
+    if document["rows_in"]:
         _print_rows(console, document)
     if document["model"]:
         _print_model(console, document)
@@ -119,7 +124,7 @@ def print_summary(console: Console, document: Mapping[str, Any], connection: Con
         _print_artifacts(console, document, connection)
     if document.get("lineage"):
         console.print("\nLineage of the model", style="bold")
-        console.print(lineage_tree(document["lineage"]), soft_wrap=True)
+        print_lineage(console, document["lineage"])
 
 
 def _grid(*, number: bool = True) -> Table:
@@ -185,8 +190,7 @@ def _number(value: float | None) -> str:
 def _print_artifacts(console: Console, document: Mapping[str, Any], connection: Connection) -> None:
     console.print("\nArtifacts", style="bold")
     artifacts = document["artifacts"]
-    for layer in sorted(artifacts, key=lambda name: (LAYERS.index(name) if name in LAYERS else 99, name)):
-        uris = artifacts[layer]
+    for layer, uris in artifacts.items():
         for uri in uris[:LISTED_MOST]:
             console.print(f"  {layer:<11} {uri}", soft_wrap=True, markup=False, highlight=False)
             if (path := connection.path(uri)) is not None:
