@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     except StackFailed as failed:
         say(f"FAILED: {failed}")
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -260,7 +262,7 @@ def _remove(stack: Stack) -> None:
 def _sweep() -> None:
     """Take down what a `run` left behind that was killed before it could."""
     for state in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/state.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, StackFailed):
             if state.stat().st_uid != os.geteuid():
                 continue
             stack = _load(state.parent)
