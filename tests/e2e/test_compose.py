@@ -135,8 +135,8 @@ def test_ten_synthetic_rows_become_an_evaluated_model_and_the_auditor_tells_of_i
 
 
 def test_a_real_zeek_log_goes_in_by_put_and_every_row_is_accounted_for(compose, real_data):
-    log = real_data / "zeek-samples" / "conn.log"
-    answer = compose.ingestor.put("/ingestions/files/conn.log?dataset=network_events", content=log.read_bytes())
+    log = real_data / "zeek-samples" / "conn.tsv.log"
+    answer = compose.ingestor.put("/ingestions/files/conn.tsv.log?dataset=network_events", content=log.read_bytes())
     assert answer.status_code == 202, answer.text
     page = compose.until_finished(answer.json()["run_id"])
     assert page["state"] == "done"
