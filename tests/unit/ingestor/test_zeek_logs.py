@@ -5,9 +5,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acequia.errors import RejectedInput
+from acequia_ingestor.formats._columns import convert
 
 Parse = Callable[..., Any]
 
@@ -127,6 +131,12 @@ def test_values_that_read_but_make_no_sense_are_left_to_the_contract(parse: Pars
 @pytest.mark.parametrize("text", ["nan", "inf", "1e300", "-99999999999999", "2025-13-01T00:00:00Z", "0x10", "1 2"])
 def test_a_time_that_is_none_is_unparsable(parse: Parse, text: str) -> None:
     assert parse(tsv(row(), row(ts=text))).parsed.rejected == {"unparsable_timestamp": 1}
+
+
+@given(st.lists(st.integers(0, 4_102_444_799_999_999), min_size=1, max_size=50))
+def test_every_microsecond_until_2100_is_read_exactly(micros: list[int]) -> None:
+    texts = pl.Series([f"{m // 1_000_000}.{m % 1_000_000:06d}" for m in micros])
+    assert convert(texts, pl.Datetime("us", "UTC")).to_physical().to_list() == micros
 
 
 def test_a_log_of_another_kind_lacks_columns(parse: Parse) -> None:
