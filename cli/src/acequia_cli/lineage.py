@@ -18,23 +18,36 @@ SECONDARY = (".skops", ".html")
 """Files beside a commit object: what they come from is said there."""
 
 
-def lineage_tree(lineage: Mapping[str, Any], paths: Mapping[str, str] | None = None) -> Tree:
+def lineage_tree(
+    lineage: Mapping[str, Any], paths: Mapping[str, str] | None = None, *, only_run: str | None = None
+) -> Tree:
     """LANDING -> RAW -> SILVER -> model -> evaluation. Where the trace began is bold; what recurs is drawn once.
 
     An edge that skips over a step (data -> evaluation, beside data -> model -> evaluation) is not drawn.
+    `only_run`: of the sources, those of that run are drawn and the others counted.
     """
     drawing = _Drawing(lineage, paths or {})
     tree = Tree("", hide_root=True, guide_style="dim")
-    drawing.add(tree, drawing.roots())
+    roots = drawing.roots()
+    own = [uri for uri in roots if drawing.leads_to(uri, only_run)] if only_run else roots
+    drawing.add(tree, own or roots)
+    if own and (others := len(roots) - len(own)):
+        tree.add(Text(f"and {others:,} earlier sources that the training read again: acequia trace {lineage['node']}"))
     return tree
 
 
-def print_lineage(console: Console, lineage: Mapping[str, Any], paths: Mapping[str, str] | None = None) -> None:
+def print_lineage(
+    console: Console,
+    lineage: Mapping[str, Any],
+    paths: Mapping[str, str] | None = None,
+    *,
+    only_run: str | None = None,
+) -> None:
     """As `lineage_tree`. No line is cut at the terminal's edge: a uri can be copied whole."""
     wide = Console(
         file=console.file, width=UNBOUND, force_terminal=console.is_terminal, no_color=console.no_color, highlight=False
     )
-    wide.print(lineage_tree(lineage, paths))
+    wide.print(lineage_tree(lineage, paths, only_run=only_run))
 
 
 class _Drawing:
@@ -64,6 +77,13 @@ class _Drawing:
                     found.add(one)
                     waiting += self.inputs[one]
         return self.known[uri]
+
+    def leads_to(self, uri: str, run_id: str) -> bool:
+        """Whether the source, or what was made from it, is of that run."""
+        return any(
+            node.get("run_id") == run_id and (other == uri or uri in self._before(other))
+            for other, node in self.nodes.items()
+        )
 
     def roots(self) -> list[str]:
         """Sources, those that what was asked for comes from first."""

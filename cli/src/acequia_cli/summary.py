@@ -124,7 +124,7 @@ def print_summary(console: Console, document: Mapping[str, Any], connection: Con
         _print_artifacts(console, document, connection)
     if document.get("lineage"):
         console.print("\nLineage of the model", style="bold")
-        print_lineage(console, document["lineage"])
+        print_lineage(console, document["lineage"], only_run=document["same_as"] or document["run_id"])
 
 
 def _grid(*, number: bool = True) -> Table:
