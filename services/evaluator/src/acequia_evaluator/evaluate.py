@@ -200,8 +200,8 @@ def _measure(
     metrics |= asdict(rank_by_labels(judged, attack))
     if positives > negatives:
         notes.append(
-            f"{positives / len(attack):.0%} of the labelled rows are attacks. The model looks for what is unusual; where "
-            "the training data was such a mixture too, benign rows can look the odder ones, and ROC-AUC falls below 0.5."
+            f"{positives / len(attack):.0%} of the labelled rows are attacks. The model looks for what is unusual: "
+            "where the training data was such a mixture too, benign rows can look odder, and ROC-AUC fall below 0.5."
         )
     enough = min(positives, negatives) >= settings.min_positives
     if not enough:
