@@ -31,6 +31,29 @@ ENVIRONMENT = {
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 
 
+def why_not() -> str | None:
+    """What keeps Docker from being used here, or None."""
+    if shutil.which("docker") is None:
+        return "there is no docker"
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        try:
+            code = subprocess.run(command, check=False, env=ENVIRONMENT, capture_output=True, timeout=30).returncode
+        except subprocess.TimeoutExpired:
+            return f"`{' '.join(command)}` does not answer"
+        if code != 0:
+            return f"`{' '.join(command)}` fails"
+    return None
+
+
+# here rather than in the fixture: so it is one line of pytest's summary
+if (reason := why_not()) is not None:
+    if os.environ.get("ACEQUIA_REQUIRE_COMPOSE") == "1":
+        pytest.fail(f"ACEQUIA_REQUIRE_COMPOSE=1, but {reason}", pytrace=False)
+    pytest.skip(
+        f"NOT TESTED ON COMPOSE: {reason}; install Docker with Compose v2 and start its engine", allow_module_level=True
+    )
+
+
 def run(*command: str, check: bool = True) -> str:
     done = subprocess.run(command, check=False, env=ENVIRONMENT, capture_output=True, text=True)
     if check and done.returncode != 0:
@@ -75,15 +98,6 @@ class Compose:
         return answer.json()["run_id"]
 
 
-def why_not() -> str | None:
-    if shutil.which("docker") is None:
-        return "there is no docker"
-    for command in (["docker", "info"], ["docker", "compose", "version"]):
-        if subprocess.run(command, check=False, env=ENVIRONMENT, capture_output=True).returncode != 0:
-            return f"`{' '.join(command)}` fails"
-    return None
-
-
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -104,10 +118,6 @@ def write_env(path: Path, ports: dict[str, int]) -> None:
 
 @pytest.fixture(scope="module")
 def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    if (reason := why_not()) is not None:
-        if os.environ.get("ACEQUIA_REQUIRE_COMPOSE") == "1":
-            pytest.fail(f"ACEQUIA_REQUIRE_COMPOSE=1, but {reason}", pytrace=False)
-        pytest.skip(f"NOT TESTED ON COMPOSE: {reason}; install Docker with Compose v2 and start its engine")
     env_file = tmp_path_factory.mktemp("compose") / ".env"
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     write_env(env_file, ports)
