@@ -100,6 +100,7 @@ class EmbeddedPostgres:
         self._folder.mkdir(mode=0o700)
         if os.geteuid() == 0:
             shutil.chown(self._folder, OS_USER, OS_USER)
+            _open_up(self._folder.parent)
         command = [str(programs / "initdb"), "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres"]
         made = subprocess.run(
             [*command, "-D", str(self._folder)], capture_output=True, text=True, check=False, **_as_user()
@@ -181,10 +182,11 @@ def _make_user() -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Let the OS user of the server pass through the folders above the wheel's programs."""
+    """Let the server's OS user pass through `folder` and those above it: pass, not list nor read."""
     for above in (folder, *folder.parents):
         mode = above.stat().st_mode
         if not mode & stat.S_IXOTH:
+            log.info("%s: other users may pass through it now, for PostgreSQL does not run as root", above)
             above.chmod(mode | stat.S_IXOTH)
 
 
