@@ -299,6 +299,7 @@ async def _asked_anywhere(where: Where) -> AsyncIterator[Connection]:
             yield connection
         return
     with tempfile.TemporaryDirectory(prefix="acequia-") as folder:
+        Path(folder).chmod(0o711)  # started by root, PostgreSQL runs as a user of its own, which has to get in
         async with connect(Where(Path(folder) / "data")) as connection:
             yield connection
 

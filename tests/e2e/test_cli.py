@@ -1,0 +1,233 @@
+"""The `acequia` command as a person starts it, on the embedded installation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE = 240
+CSV = "timestamp,src_ip,dst_ip,bytes,duration,protocol\n" + "".join(
+    f"2025-12-20T12:{n // 60:02d}:{n % 60:02d}Z,10.0.0.{n % 7},192.0.2.{n % 5},{100 + n},{0.5 + n},tcp\n"
+    for n in range(200)
+)
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment(**more: str) -> dict[str, str]:
+    ours = ("ACEQUIA_", "MINIO_", "RABBITMQ_", "PG_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
+
+
+def acequia(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "acequia_cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(**env),
+        check=False,
+    )
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    """The one document on stdout."""
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        pytest.fail(f"no document:\n{done.stdout}\n{done.stderr}")
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine may enter: started by root, PostgreSQL runs as a user of its own."""
+    with tempfile.TemporaryDirectory(prefix="acequia-cli-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(open_folder: Path) -> Path:
+    return open_folder / "data"
+
+
+@pytest.fixture(scope="module")
+def first(data: Path) -> dict[str, Any]:
+    """The document of a first demo."""
+    done = acequia("demo", "--rows", 1000, "--data", data, "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(document(done))
+
+
+@pytest.fixture(scope="module")
+def up(data: Path, first: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """An `acequia up` over the folder of the first demo."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "acequia_cli.main", "up", "--port", "0", "--data", str(data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    try:
+        give_up = time.monotonic() + PATIENCE
+        while not (data / "server.json").exists():
+            assert process.poll() is None and time.monotonic() < give_up, "it did not come up"
+            time.sleep(0.1)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_a_demo_accounts_for_each_row_and_its_artifacts_lie_on_the_disk(first: dict[str, Any]):
+    assert first["state"] == "done"
+    assert first["rows_in"] == first["rows_raw"] == 1000
+    assert first["rows_in"] == first["rows_silver"] + first["rows_duplicate"] + first["rows_quarantined"]
+    assert set(first["artifacts"]) == {"raw", "silver", "models", "eval"}
+    assert all(Path(path).is_file() for path in first["paths"].values())
+    assert "roc_auc" in first["metrics"] and first["model"] and first["seconds"] > 0
+
+
+def test_the_lineage_of_a_demos_model_begins_at_raw_and_ends_at_its_evaluation(first: dict[str, Any]):
+    depths = {node["uri"]: node["depth"] for node in first["lineage"]["nodes"]}
+
+    assert depths[first["artifacts"]["raw"][0]] < depths[first["artifacts"]["silver"][0]] < 0
+    assert any(depths.get(uri, 0) > 0 for uri in first["artifacts"]["eval"])
+
+
+def test_a_demo_over_the_running_installation_is_a_new_run_told_for_people(
+    data: Path, first: dict[str, Any], up: subprocess.Popen[str]
+):
+    done = acequia("demo", "--rows", 1000, "--data", data)
+
+    assert done.returncode == 0, done.stderr
+    assert first["run_id"] not in done.stdout.partition("Lineage")[0]
+    for said in ("transform", "1,000 = ", "roc_auc", "Lineage of the model", "EVAL s3://"):
+        assert said in done.stdout
+
+
+def test_the_same_file_again_makes_nothing_new_and_says_so(data: Path, tmp_path: Path, up: subprocess.Popen[str]):
+    file = tmp_path / "network_events.csv"
+    file.write_text(CSV)
+
+    once = document(acequia("ingest", "file", file, "--data", data, "--json"))
+    again = acequia("ingest", "file", file, "--data", data, "--json")
+
+    assert once["rows_silver"] == 200
+    assert again.returncode == 0
+    assert document(again)["state"] == "same_content" and document(again)["same_as"] == once["run_id"]
+    assert document(again)["rows_silver"] == 200 and document(again)["artifacts"] == once["artifacts"]
+    assert "nothing new was made" in acequia("ingest", "file", file, "--data", data).stdout
+
+
+def test_a_file_of_no_known_kind_exits_1_with_its_document(data: Path, tmp_path: Path, up: subprocess.Popen[str]):
+    file = tmp_path / "letter.txt"
+    file.write_text("Dear reader,\n")
+
+    done = acequia("ingest", "file", file, "--data", data, "--json")
+
+    assert done.returncode == 1
+    assert document(done)["state"] == "rejected"
+    assert document(done)["error"]["rule"] == "unknown_dataset"
+
+
+def test_an_unknown_dataset_exits_2_and_names_those_there_are(data: Path, up: subprocess.Popen[str]):
+    done = acequia("ingest", "synthetic", "--dataset", "nope", "--data", data)
+
+    assert done.returncode == 2
+    assert "network_events" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("asked", ["model", "run_id", "uri"])
+def test_a_trace_leads_from_anything_to_raw(data: Path, first: dict[str, Any], up: subprocess.Popen[str], asked: str):
+    what = first["artifacts"]["eval"][0] if asked == "uri" else first[asked]
+
+    done = acequia("trace", what, "--data", data)
+
+    assert done.returncode == 0, done.stderr
+    assert first["artifacts"]["raw"][0] in done.stdout
+    assert "source.seed=7" in done.stdout and "roc_auc=" in done.stdout
+
+
+def test_what_nobody_knows_has_no_trace(data: Path, up: subprocess.Popen[str]):
+    done = acequia("trace", "s3://nowhere/at-all", "--data", data)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("acequia: nothing is known of s3://nowhere/at-all")
+
+
+def test_runs_are_listed_over_the_url(data: Path, first: dict[str, Any], up: subprocess.Popen[str]):
+    url = json.loads((data / "server.json").read_text())["url"]
+
+    done = acequia("runs", "--json", ACEQUIA_URL=url)
+
+    assert first["run_id"] in [run["run_id"] for run in document(done)["runs"]]
+    assert urllib.request.urlopen(f"{url}/docs").status == 200
+
+
+def test_a_rebuild_of_a_whole_audit_finds_nothing_to_add(data: Path, up: subprocess.Popen[str]):
+    done = acequia("audit", "rebuild", "--data", data, "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert document(done)["records"] > 0 and document(done)["stored"] == 0
+
+
+def test_a_second_up_over_the_folder_says_where_the_first_is(data: Path, up: subprocess.Popen[str]):
+    url = json.loads((data / "server.json").read_text())["url"]
+
+    done = acequia("up", "--port", 0, "--data", data)
+
+    assert done.returncode == 2
+    assert url in done.stderr
+
+
+def test_up_stops_in_order_on_sigterm_and_what_it_did_is_there_afterwards(
+    data: Path, first: dict[str, Any], up: subprocess.Popen[str]
+):
+    up.send_signal(signal.SIGTERM)
+    said, _ = up.communicate(timeout=60)
+
+    assert up.returncode == 0, said
+    assert "curl" in said and "/docs" in said and "Stopped" in said
+    assert not (data / "server.json").exists()
+    done = document(acequia("runs", "--data", data, "--json"))  # in a process of its own now
+    assert first["run_id"] in [run["run_id"] for run in done["runs"]]
+
+
+def test_no_wait_without_a_server_goes_on_with_the_next_command(data: Path, first: dict[str, Any]):
+    accepted = acequia("ingest", "synthetic", "--rows", 300, "--no-wait", "--idempotency-key", "k", "--data", data)
+
+    waited = acequia("ingest", "synthetic", "--rows", 300, "--idempotency-key", "k", "--data", data, "--json")
+
+    assert accepted.returncode == 0 and "It goes on with the next" in accepted.stdout
+    assert waited.returncode == 0, waited.stderr
+    assert document(waited)["run_id"] in accepted.stdout
+    assert document(waited)["rows_silver"] == 300
+
+
+def test_a_command_that_is_stopped_leaves_nothing_running(open_folder: Path):
+    data = open_folder / "stopped"
+    command = [sys.executable, "-m", "acequia_cli.main", "demo", "--rows", "2000000", "--data", str(data)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    give_up = time.monotonic() + PATIENCE
+    while not list(data.glob("store/*-ledger/commands/*")):
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.1)
+
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("acequia: stopped.")
+    assert not (data / "pg" / "postmaster.pid").exists()
