@@ -77,6 +77,7 @@ class ReconcilerService:
                 "orphans": [o.uri for o in result.orphans],
                 "sent": result.sent,
                 "held_back": result.held_back,
+                "removed": result.removed,
             }
 
         return router

@@ -24,6 +24,8 @@ log = logging.getLogger("acequia")
 _COMMAND = re.compile(r"^commands/([0-9a-f-]{36})\.json$")
 HEADS = 32
 """Look-ups at once."""
+UNNAMED_AGE = timedelta(days=1)
+"""How old a file beside a commit object is before it is removed for not being named by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Sweep:
     sent: int = 0
     held_back: int = 0
     """Orphans left for the next sweep because their queue was long."""
+    removed: list[str] = field(default_factory=list)
+    """Files beside a commit object that it does not name."""
 
 
 class Sweeper:
@@ -68,6 +72,7 @@ class Sweeper:
             result.orphans += [orphan async for orphan in finder]
         if not dry_run:
             await self._send(result)
+        await self._remove_unnamed(result, dry_run=dry_run)
         if result.orphans:
             log.info("sweep: %d orphans, %d sent again", len(result.orphans), result.sent)
         return result
@@ -168,6 +173,25 @@ class Sweeper:
         async for info in self._list(Layer.LEDGER, f"dead/{stage}/"):
             settled.add(self._stem_text(info.key))
         return settled
+
+    async def _remove_unnamed(self, result: Sweep, *, dry_run: bool) -> None:
+        """Remove the files of a model's folder that its card does not name: a race's loser stored them, a day ago."""
+        store, before = self._workshop.store, utc_now() - UNNAMED_AGE
+        folders: dict[str, list[ObjectInfo]] = {}
+        async for info in store.list_objects(Layer.MODELS):
+            folders.setdefault(info.key.rpartition("/")[0], []).append(info)
+        for folder, files in folders.items():
+            card, beside = f"{folder}/model.json", [i for i in files if i.key.endswith(".skops")]
+            old = [i for i in beside if i.last_modified <= before]
+            # what a card names was stored before it: where there is one file only, it is that
+            if not old or len(beside) < 2 or (found := await store.read(Layer.MODELS, card)) is None:
+                continue
+            named = found[0].decode(errors="replace")
+            for info in old:
+                if info.key not in named:
+                    result.removed.append(info.uri)
+                    if not dry_run:
+                        await store.remove(Layer.MODELS, info.key)
 
     def _list(self, layer: Layer, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         return self._workshop.store.list_objects(layer, prefix)
