@@ -68,7 +68,7 @@ def carry_out(command: Command, *, as_json: bool) -> int:
     try:
         return asyncio.run(_interruptible(command, output))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        message = "stopped. What was accepted is durable: it goes on with the next `acequia up` or command"
+        message = "stopped. What was accepted is durable; embedded, it goes on with the next `acequia up` or command"
         code = INTERRUPTED
     except Complaint as complaint:
         message, code = str(complaint), complaint.exit_code
