@@ -119,8 +119,8 @@ def topology(buckets: Buckets, retry_delays: Sequence[int] = DEFAULT_RETRY_DELAY
         buckets=buckets,
         layers=tuple(Layer),
         notifications=tuple(
-            Notification(r.layer, routing_key(r.layer), r.layer.value.upper(), _SUFFIX.get(r.layer, ""))
-            for r in READERS
+            Notification(layer, routing_key(layer), layer.value.upper(), _SUFFIX.get(layer, ""))
+            for layer in dict.fromkeys(reader.layer for reader in READERS)  # one, however many read it
         ),
     )
 
