@@ -249,7 +249,7 @@ class DeadLetterWriter:
 
     async def _about_object(self, stage: str, event: ObjectCreated, headers: Mapping[str, str]) -> _Subject:
         """Named as the stage would have named its outcome: a landing object by its `done`, any other by a stem."""
-        name = Name.of_key(event.key)
+        name = Name.of_key(event.key) if event.layer is not Layer.LANDING else None
         stem = name.stem if name else None
         if stem is None and event.layer is not Layer.LANDING:
             info = await self._store.head(event.layer, event.key)

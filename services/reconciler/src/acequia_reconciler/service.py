@@ -30,7 +30,7 @@ class ReconcilerService:
         *,
         first_grace: float | None = None,
     ) -> None:
-        self._first_grace = settings.grace if first_grace is None else first_grace
+        self._first_grace = first_grace
         self._sweeper = Sweeper(workshop, topology, queue_limit=settings.queue_limit)
         self._settings = settings
         self._life: asyncio.Task[None] | None = None
@@ -49,11 +49,12 @@ class ReconcilerService:
             raise TransientFailure("the reconciler's timer does not run", dependency=self.name)
 
     async def _run(self) -> None:
-        grace = self._first_grace
+        first = self._first_grace
         while True:
             try:
-                await self._sweeper.sweep(grace=grace)
-                grace = self._settings.grace
+                grace = self._settings.grace if first is None else first
+                await self._sweeper.sweep(grace=grace, at_once=first is not None)
+                first = None
             except TransientFailure as error:
                 log.warning("reconciler: this sweep is left out: %s", error)
             except Exception:
@@ -71,7 +72,8 @@ class ReconcilerService:
             dry_run: Annotated[bool, Query(description="Only say what would be sent again")] = False,
         ) -> dict[str, Any]:
             """Find what was lost and send it again, now."""
-            result = await self._sweeper.sweep(grace=self._settings.grace if grace is None else grace, dry_run=dry_run)
+            grace = self._settings.grace if grace is None else grace
+            result = await self._sweeper.sweep(grace=grace, dry_run=dry_run, at_once=True)
             return {
                 "seen": result.seen,
                 "orphans": [o.uri for o in result.orphans],

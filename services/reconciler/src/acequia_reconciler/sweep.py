@@ -8,13 +8,15 @@ sent twice is done once.
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from acequia.batches import Plans
+from acequia.errors import RejectedInput, TransientFailure
 from acequia.events import IngestionCommand, ObjectCreated, to_notification, utc_now
-from acequia.layers import Layer, Name, Stem, done_key, landing_done_id
+from acequia.layers import Layer, Name, Stem, command_key, dead_key, done_key, landing_done_id
 from acequia.ports import Message, ObjectInfo
 from acequia.runner import Workshop, foreign_stem
 from acequia.topology import READERS, WRITES, Reader, Topology
@@ -22,6 +24,8 @@ from acequia.topology import READERS, WRITES, Reader, Topology
 log = logging.getLogger("acequia")
 
 _COMMAND = re.compile(r"^commands/([0-9a-f-]{36})\.json$")
+IN_FLIGHT = timedelta(hours=1)
+"""What is younger may lie in its reader's queues, while these hold messages; what was sent again may be in work."""
 HEADS = 32
 """Look-ups at once."""
 UNNAMED_AGE = timedelta(days=1)
@@ -36,6 +40,7 @@ class Orphan:
     uri: str
     since: datetime
     message: Message
+    info: ObjectInfo
 
 
 @dataclass(slots=True)
@@ -47,7 +52,7 @@ class Sweep:
     orphans: list[Orphan] = field(default_factory=list)
     sent: int = 0
     held_back: int = 0
-    """Orphans left for the next sweep because their queue was long."""
+    """Orphans left for a later sweep: their queue is long, or they may lie in it, or they were sent a while ago."""
     removed: list[str] = field(default_factory=list)
     """Files beside a commit object that it does not name."""
 
@@ -57,9 +62,14 @@ class Sweeper:
         self._workshop = workshop
         self._topology = topology
         self._queue_limit = queue_limit
+        self._sent: dict[tuple[str, str, str], float] = {}
+        """When (monotonic) an object was sent, by queue, uri and etag: it lies in the queue or is in work since."""
 
-    async def sweep(self, *, grace: float, dry_run: bool = False) -> Sweep:
-        """Find orphans older than `grace` seconds and send them again, the oldest first."""
+    async def sweep(self, *, grace: float, dry_run: bool = False, at_once: bool = False) -> Sweep:
+        """Find orphans older than `grace` seconds and send them again, the oldest first.
+
+        `at_once`: also those that may be in flight, or were sent by this process a while ago.
+        """
         result = Sweep()
         before = utc_now() - timedelta(seconds=grace)
         finders = {"commands": self._commands(before, result), "ingestor": self._landing(before, result)}
@@ -68,38 +78,77 @@ class Sweeper:
                 continue
             find = self._many_to_one if reader.layer is Layer.SILVER else self._one_to_one
             finders[reader.stage] = find(reader, before, result)
-        for finder in finders.values():
-            result.orphans += [orphan async for orphan in finder]
+        for stage, finder in finders.items():
+            try:
+                result.orphans += [orphan async for orphan in finder]
+            except TransientFailure:
+                raise
+            except Exception:  # what can't be read at one stage must not keep the others' objects lost
+                log.exception("sweep: %s is left out", stage)
         if not dry_run:
-            await self._send(result)
+            await self._send(result, at_once=at_once)
         await self._remove_unnamed(result, dry_run=dry_run)
         if result.orphans:
             log.info("sweep: %d orphans, %d sent again", len(result.orphans), result.sent)
         return result
 
-    async def _send(self, result: Sweep) -> None:
+    async def _send(self, result: Sweep, *, at_once: bool) -> None:
         room: dict[str, int] = {}
+        busy: dict[str, bool] = {}
+        bus, now = self._workshop.bus, utc_now()
+        while self._sent and time.monotonic() - next(iter(self._sent.values())) > IN_FLIGHT.total_seconds():
+            del self._sent[next(iter(self._sent))]
         for orphan in sorted(result.orphans, key=lambda o: o.since):
-            if orphan.queue not in room:
-                room[orphan.queue] = self._queue_limit - await self._workshop.bus.depth(orphan.queue)
-            if room[orphan.queue] <= 0:
+            queue, sent = orphan.queue, (orphan.queue, orphan.uri, orphan.info.etag)
+            if queue not in room:
+                room[queue] = self._queue_limit - await bus.depth(queue)
+                rungs = [self._topology.queue(queue).retry_queue(d) for d in self._topology.queue(queue).retry_delays]
+                busy[queue] = room[queue] < self._queue_limit or any([await bus.depth(rung) for rung in rungs])
+            in_flight = sent in self._sent or (busy[queue] and now - orphan.since < IN_FLIGHT)
+            if room[queue] <= 0 or (in_flight and not at_once):
                 result.held_back += 1
                 continue
-            await self._workshop.bus.publish("", orphan.queue, orphan.message)
-            room[orphan.queue] -= 1
+            if (message := await self._message(orphan)) is None:
+                continue
+            await bus.publish("", queue, message)
+            self._sent.pop(sent, None)
+            self._sent[sent] = time.monotonic()
+            room[queue] -= 1
             result.sent += 1
+
+    async def _message(self, orphan: Orphan) -> Message | None:
+        """What is sent: an object's event as the store would have told it, with the metadata. None: it is gone."""
+        if orphan.message.type:
+            return orphan.message
+        try:
+            info = await self._workshop.store.head(orphan.info.layer, orphan.info.key)
+        except RejectedInput as rejected:
+            log.warning("sweep: %s can't be read: %s", orphan.uri, rejected)
+            return None
+        return self._orphan(orphan.queue, info).message if info else None
 
     async def _commands(self, before: datetime, result: Sweep) -> AsyncIterator[Orphan]:
         store, queue = self._workshop.store, self._queue("ingestor")
         found = [i async for i in store.list_objects(Layer.LEDGER, "commands/") if i.last_modified <= before]
         result.seen["commands"] = len(found)
         for info in found:
-            if not _COMMAND.match(info.key) or (stored := await store.read(Layer.LEDGER, info.key)) is None:
+            if (match := _COMMAND.match(info.key)) is None or await store.head(
+                Layer.LEDGER, dead_key("ingestor", match[1])
+            ):
                 continue
-            command = IngestionCommand.model_validate_json(stored[0])
+            if (stored := await store.read(Layer.LEDGER, info.key)) is None:
+                continue
+            try:
+                command = IngestionCommand.model_validate_json(stored[0])
+            except ValueError as error:
+                log.warning("sweep: %s is no command that this version knows: %s", info.uri, error)
+                continue
+            if command_key(command.run_id) != info.key:
+                log.warning("sweep: %s is the command of another run", info.uri)
+                continue
             # one that is done but still lies here is sent too: who handles it publishes its record and removes it
             message = Message(stored[0], type="IngestionCommand", message_id=str(command.run_id))
-            yield Orphan(queue, info.uri, info.last_modified, message)
+            yield Orphan(queue, info.uri, info.last_modified, message, info)
 
     async def _landing(self, before: datetime, result: Sweep) -> AsyncIterator[Orphan]:
         workshop, queue = self._workshop, self._queue("ingestor")
@@ -110,10 +159,12 @@ class Sweeper:
         async def orphans() -> list[ObjectInfo]:
             ids = [landing_done_id(bucket, i.key, i.etag) for i in batch]
             done = await asyncio.gather(*(workshop.store.head(Layer.LEDGER, done_key(i)) for i in ids))
-            dead = await asyncio.gather(*(workshop.store.head(Layer.LEDGER, f"dead/ingestor/{i}.json") for i in ids))
+            dead = await asyncio.gather(*(workshop.store.head(Layer.LEDGER, dead_key("ingestor", str(i))) for i in ids))
             return [i for i, d, x in zip(batch, done, dead, strict=True) if d is None and x is None]
 
         async for info in workshop.store.list_objects(Layer.LANDING):
+            if info.key.endswith("/"):
+                continue  # a folder's marker
             result.seen["ingestor"] += 1
             if info.last_modified <= before:
                 batch.append(info)
@@ -204,9 +255,15 @@ class Sweeper:
         return next(r.queue for r in READERS if r.stage == stage)
 
     def _orphan(self, queue: str, info: ObjectInfo) -> Orphan:
-        bucket = self._workshop.buckets.of(info.layer)
-        event = ObjectCreated(layer=info.layer, bucket=bucket, key=info.key, etag=info.etag, size=info.bytes)
-        return Orphan(queue, info.uri, info.last_modified, Message(to_notification(event)))
+        event = ObjectCreated(
+            layer=info.layer,
+            bucket=self._workshop.buckets.of(info.layer),
+            key=info.key,
+            etag=info.etag,
+            size=info.bytes,
+            metadata=info.metadata,
+        )
+        return Orphan(queue, info.uri, info.last_modified, Message(to_notification(event)), info)
 
     @staticmethod
     def _stem_text(key: str) -> str:
