@@ -22,6 +22,8 @@ from acequia.topology import DEFAULT_RETRY_DELAYS, topology
 ROOT = Path(__file__).resolve().parents[1]
 STACK_VARIABLES = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "RABBITMQ_URL", "PG_HOST", "PG_PASSWORD")
 NO_STACK = "needs MinIO, RabbitMQ and PostgreSQL"
+IN_COMPOSE = "STACK_COMPOSE_PROJECT" in os.environ
+"""Whether the servers are containers of `deploy/native/in_compose.py`."""
 STACK_ENVIRONMENT = pytest.StashKey[dict[str, str]]()
 
 
@@ -35,7 +37,7 @@ class Stack:
     env: dict[str, str]
     """What a service process needs to reach them: `{**os.environ, **stack.env}`."""
     folder: Path | None
-    """Where the servers lie, if they run natively; only then can they be stopped one by one."""
+    """Where the servers lie, if they run natively."""
 
     def stop_one(self, name: str, *, kill: bool = False) -> None:
         """Stop "minio", "rabbitmq" or "postgresql" and return once it is gone; its data and port stay."""
@@ -46,10 +48,14 @@ class Stack:
         self._control("start-one", name)
 
     def _control(self, *arguments: str) -> None:
-        if self.folder is None:
-            pytest.skip("servers are stopped one by one only where the stack is native")
-        command = [sys.executable, str(ROOT / "deploy/native/stack.py"), *arguments, "--dir", str(self.folder)]
-        subprocess.run(command, check=True, timeout=120)
+        if self.folder is not None:
+            command = ["stack.py", *arguments, "--dir", str(self.folder)]
+        elif IN_COMPOSE:
+            command = ["in_compose.py", *arguments]
+        else:
+            pytest.skip("servers are stopped one by one only where `make test` brought them up")
+        script = ROOT / "deploy" / "native" / command[0]
+        subprocess.run([sys.executable, str(script), *command[1:]], check=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +69,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     folder = os.environ.get("STACK_DIR")
     stack = Stack(*settings, env, Path(folder) if folder else None)
     yield stack
-    if folder:  # a test that failed half-way may have left one down
+    if folder or IN_COMPOSE:  # a test that failed half-way may have left one down
         for name in ("rabbitmq", "postgresql", "minio"):
             stack.start_one(name)
 

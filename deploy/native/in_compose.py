@@ -2,7 +2,7 @@
 """The three servers of compose.yaml for as long as a command runs, on free local ports, with data that goes at the end.
 
 in_compose.py possible              exit code 0 where Docker can do it
-in_compose.py run -- CMD ...        with MINIO_*, RABBITMQ_URL and PG_* set for CMD
+in_compose.py run -- CMD ...        with MINIO_*, RABBITMQ_URL and PG_* set for CMD; exit code 75: they did not come up
 in_compose.py stop-one NAME [--kill], start-one NAME
                                     from within CMD: one of minio, rabbitmq, postgresql; its port and data stay
 """
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("compose.yaml", "deploy/servers.yaml")
 SERVICES = {"minio": "minio", "rabbitmq": "rabbitmq", "postgresql": "postgres"}
 PORTS = ("MINIO_PORT", "MINIO_CONSOLE_PORT", "RABBITMQ_PORT", "RABBITMQ_MANAGEMENT_PORT", "PG_PORT")
+NOT_UP = 75
 PROJECT, ENV_FILE = "STACK_COMPOSE_PROJECT", "STACK_COMPOSE_ENV"
 
 
@@ -67,7 +68,7 @@ def compose(*arguments: str, project: str | None = None, env_file: str | None = 
 
 
 def run(command: Sequence[str]) -> int:
-    """Exit code: the command's; 1 where the servers do not come up."""
+    """Exit code: the command's; NOT_UP where the servers do not come up."""
     with tempfile.TemporaryDirectory(prefix="acequia-compose-") as folder:
         env_file = Path(folder) / ".env"
         make_env(env_file)
@@ -80,8 +81,8 @@ def run(command: Sequence[str]) -> int:
             say("starting RabbitMQ, MinIO and PostgreSQL by compose (the first time MinIO is built: minutes)")
             up = ["up", "--detach", "--wait", "--wait-timeout", "300", *SERVICES.values()]
             if compose(*up, project=project, env_file=str(env_file)) != 0:
-                say("FAILED: `docker compose up` of the three servers")
-                return 1
+                say("`docker compose up` of the three servers failed")
+                return NOT_UP
             told = environment(_settings(env_file), {PROJECT: project, ENV_FILE: str(env_file)})
             return subprocess.run(command, check=False, env={**os.environ, **told}).returncode
         finally:
