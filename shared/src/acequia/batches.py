@@ -61,6 +61,8 @@ MOST_FAILURES = 5
 MOST_STARTS = 20
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 30.0
+RELEASE_SECONDS = 5.0
+"""How long a stop waits for a start to be released."""
 _PLAN = re.compile(r"/(\d{6,})\.json$")
 _START = re.compile(r"\.start-(\d+)\.json$")
 
@@ -151,7 +153,6 @@ class Plans:
                 newest = await self._read(max(numbers))
                 if newest is None:
                     raise TransientFailure("a plan was removed while it was read", dependency="minio")
-                self._first_known = newest.plans_from
                 self._learn(newest)
                 await self._load(n for n in numbers if newest.plans_from <= n < newest.number)
             self._looked = True
@@ -166,7 +167,7 @@ class Plans:
         if newest is not None and stem.date < newest.settled_before and self._first_known > 1:
             # a late object of a settled time: only now are the old plans worth reading
             await self._load(range(1, self._first_known))
-            self._first_known = 1
+            self._first_known = 1  # until the next plan forgets them again
             return str(stem) in self._covered
         return False
 
@@ -204,9 +205,19 @@ class Plans:
 
     def _learn(self, plan: Plan) -> None:
         self.known[plan.number] = plan
-        self.last = max(self.last, plan.number)
         for candidate in plan.inputs:
             self._covered[candidate.stem] = plan.number
+        if plan.number > self.last:
+            self.last = plan.number
+            self._forget_below(plan.plans_from)
+
+    def _forget_below(self, number: int) -> None:
+        """What is settled is read again when it is asked for: memory holds what a window holds, however many plans."""
+        for settled in [n for n in self.known if n < number]:
+            for candidate in self.known.pop(settled).inputs:
+                if self._covered.get(candidate.stem) == settled:
+                    del self._covered[candidate.stem]
+        self._first_known = number
 
     async def _read(self, number: int) -> Plan | None:
         found = await self._workshop.store.read(Layer.LEDGER, plan_key(self.stage, self.dataset, number))
@@ -244,6 +255,7 @@ class BatchRunner:
         renew_every: float = RENEW_SECONDS,
         retry_pause: float = 2.0,
         poll: float = 1.0,
+        look_every: float = 30.0,
     ) -> None:
         self.stage = stage
         self.workshop = workshop
@@ -252,16 +264,23 @@ class BatchRunner:
         self._renew_every = renew_every
         self._retry_pause = retry_pause
         self._poll = poll
+        self._look_every = look_every
         self._arrived: asyncio.Queue[Arrival] = asyncio.Queue()
         self._plans: dict[str, Plans] = {}
         self._open: dict[tuple[str, int], Plan] = {}
+        self._announced: set[tuple[str, int]] = set()
         self._seen: dict[str, tuple[str, float]] = {}
+        """Of the plan in work: the starts of other processes, as they were when they last changed."""
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def start(self) -> None:
         """Make the stage's variant known and find the plans that are open, before the first delivery."""
         await self.variants.register(self.stage.variant, reads=self.stage.reads, writes=self.stage.writes)
+        await self._look()
+
+    async def _look(self) -> None:
+        """Find the plans that are open, whoever made them."""
         for dataset in self.workshop.registry.values():
             if self.stage.name in dataset.readers:
                 await self._refresh(dataset.name)
@@ -280,6 +299,9 @@ class BatchRunner:
                     await self._work_off_open()
                 await subscription.resume()
                 batch = await self._gather()
+                if not batch:
+                    await self._look()
+                    continue
                 await subscription.pause()
                 while not self._arrived.empty():
                     batch.append(self._arrived.get_nowait())
@@ -300,8 +322,9 @@ class BatchRunner:
         """Stop `run`: a plan in work has `grace` seconds to end, then its start is released for another."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
-        life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
+        while not life.done():  # again: before Python 3.12 `wait_for` may swallow a cancel that meets its result
+            life.cancel()
+            await asyncio.wait({life}, timeout=0.5)
 
     # gather and plan
 
@@ -343,8 +366,11 @@ class BatchRunner:
         )
 
     async def _gather(self) -> list[Arrival]:
-        """The first arrival, and what comes until it is quiet."""
-        batch = [await self._arrived.get()]
+        """The first arrival, and what comes until it is quiet. Nothing, where none comes for long."""
+        try:
+            batch = [await asyncio.wait_for(self._arrived.get(), self._look_every)]
+        except TimeoutError:
+            return []
         end = time.monotonic() + self.stage.gather_most
         while (left := end - time.monotonic()) > 0 and self.stage.gather_quiet > 0:
             try:
@@ -415,6 +441,8 @@ class BatchRunner:
         number = plans.last + 1
         now = utc_now().replace(microsecond=0)
         horizon = now.date() - timedelta(days=max(self.stage.window_days, 2))
+        if (newest := plans.known.get(plans.last)) is not None:
+            horizon = max(horizon, newest.settled_before)  # a clock that went back unsettles nothing
         since = now.date() - timedelta(days=self.stage.window_days)
         covered = {c.stem for c in inputs}
         window = [c for c in plans.window(since) if c.stem not in covered] if self.stage.window_days else []
@@ -463,6 +491,7 @@ class BatchRunner:
                 host=self.workshop.host,
             )
         )
+        self._announced.add((plan.dataset, plan.number))
 
     def _object_record(self, candidate: Candidate) -> ObjectRecord:
         uri = self.workshop.buckets.uri(self.stage.reads, candidate.key)
@@ -503,6 +532,8 @@ class BatchRunner:
         for (dataset, number), plan in sorted(self._open.items()):
             await self._work_off(plan)
             del self._open[dataset, number]
+            self._announced.discard((dataset, number))
+            self._seen.clear()
 
     async def _work_off(self, plan: Plan) -> None:
         """Bring one plan to its end: by our own start, or by waiting for another process's."""
@@ -516,10 +547,10 @@ class BatchRunner:
             if isinstance(start, str):
                 await self._bury(plan, start)
                 return
-            if start is not None:
-                await self._run_start(plan, start)
-            else:
+            if start is None:
                 await asyncio.sleep(self._poll)
+            elif await self._run_start(plan, start):
+                return
 
     async def _take(self, plan: Plan) -> Start | str | None:
         """A start of our own; None while another's is alive; a sentence where there were too many."""
@@ -559,31 +590,34 @@ class BatchRunner:
             self._seen[info.key] = (info.etag, since := time.monotonic())
         return time.monotonic() - since >= self._stale_after
 
-    async def _run_start(self, plan: Plan, start: Start) -> None:
+    async def _run_start(self, plan: Plan, start: Start) -> bool:
+        """Work on the plan; whether that brought it to its end."""
         renewing = asyncio.create_task(self._renew(start))
         self._idle.clear()
         log.info("%s: plan %d of %s, start %d", self.stage.name, plan.number, plan.dataset, start.number)
         try:
+            if (plan.dataset, plan.number) not in self._announced:  # who made it may have died before it said so
+                await self._announce(plan)
             record = await self._work(plan)
             self.workshop.at(f"{self.stage.name}.after_store")
             await self.workshop.publish(record)
             self.workshop.at(f"{self.stage.name}.after_audit")
-        except asyncio.CancelledError:
+            return True
+        except (asyncio.CancelledError, TransientFailure, ConfigurationError):
             await self._stop_renewing(renewing)
-            await self._tell(start, state="released")
-            raise
-        except (TransientFailure, ConfigurationError):
-            await self._stop_renewing(renewing)
-            with suppress(TransientFailure):
-                await self._tell(start, state="released")
+            # it may just be the store that is away: then the start goes stale
+            with suppress(TransientFailure, ConfigurationError, TimeoutError):
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await self._tell(start, state="released")
             raise
         except Exception as error:
             log.exception("%s: plan %d failed", self.stage.name, plan.number)
             await self._stop_renewing(renewing)
             await self._tell(start, state="failed", error="".join(traceback.format_exception(error))[-4000:])
+            return False
         finally:
-            self._idle.set()
             await self._stop_renewing(renewing)
+            self._idle.set()
 
     async def _renew(self, start: Start) -> None:
         beat = 0
@@ -609,8 +643,7 @@ class BatchRunner:
     @staticmethod
     async def _stop_renewing(task: asyncio.Task[None]) -> None:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})  # not `await task`: its being cancelled must not be taken for ours, nor ours for its
 
     async def _bury(self, plan: Plan, why: str) -> None:
         """The plan is dead: the auditor writes that down and shows it to people."""
