@@ -104,7 +104,7 @@ async def test_a_burst_of_objects_is_one_training_that_covers_them_all(workshop:
     stems = [stem(n) for n in range(30)]
     for each in stems:
         await put_silver(workshop, each)
-    async with running(workshop, trainer()):
+    async with running(workshop, trainer(gather_quiet=2.0)):
         await until(lambda: keys(workshop, Layer.MODELS))
     assert len(await cards(workshop)) == 1
     assert covered(await plans(workshop)) == Counter(str(s) for s in stems)
