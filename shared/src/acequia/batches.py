@@ -59,6 +59,8 @@ log = logging.getLogger("acequia")
 
 MOST_FAILURES = 5
 MOST_STARTS = 20
+RECENT_PLANS = 3
+"""How many of a dataset's last plans a start tells the audit of again."""
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
@@ -137,13 +139,16 @@ class Plans:
         self.dataset = dataset
         self.last = 0
         self.known: dict[int, Plan] = {}
+        self._dates: dict[int, tuple[date, ...]] = {}
+        """Of each known plan's inputs, in their order."""
         self._covered: dict[str, int] = {}
         self._first_known = 1
-        self._looked = False
+        self.looked = False
+        """Whether `refresh` has read what there was."""
 
     async def refresh(self) -> None:
         """Read the plans that are new since the last time; the first time, those that are not settled."""
-        if not self._looked:
+        if not self.looked:
             numbers = [
                 int(m[1])
                 async for info in self._workshop.store.list_objects(Layer.LEDGER, plan_prefix(self.stage, self.dataset))
@@ -155,7 +160,7 @@ class Plans:
                     raise TransientFailure("a plan was removed while it was read", dependency="minio")
                 self._learn(newest)
                 await self._load(n for n in numbers if newest.plans_from <= n < newest.number)
-            self._looked = True
+            self.looked = True
         while (plan := await self._read(self.last + 1)) is not None:
             self._learn(plan)
 
@@ -175,9 +180,13 @@ class Plans:
         """Inputs of the known plans dated `since` or later, newest first; of each stem what the latest plan took."""
         found: dict[str, Candidate] = {}
         for number in sorted(self.known):
-            found |= {c.stem: c for c in self.known[number].inputs}
-        recent = [c for c in found.values() if (s := Stem.parse(c.stem)) is not None and s.date >= since]
-        return sorted(recent, key=lambda c: (c.time_max or "", c.stem), reverse=True)
+            dated = zip(self.known[number].inputs, self._dates[number], strict=True)
+            found |= {c.stem: c for c, at in dated if at >= since}
+        return sorted(found.values(), key=lambda c: (c.time_max or "", c.stem), reverse=True)
+
+    def since(self, horizon: date) -> list[int]:
+        """Numbers of the known plans that cover an object dated `horizon` or later."""
+        return [number for number, dates in self._dates.items() if max(dates, default=date.min) >= horizon]
 
     async def create(self, plan: Plan) -> bool:
         """Store `plan` unless its number is taken."""
@@ -205,6 +214,8 @@ class Plans:
 
     def _learn(self, plan: Plan) -> None:
         self.known[plan.number] = plan
+        stems = (Stem.parse(c.stem) for c in plan.inputs)
+        self._dates[plan.number] = tuple(stem.date if stem else date.min for stem in stems)
         for candidate in plan.inputs:
             self._covered[candidate.stem] = plan.number
         if plan.number > self.last:
@@ -214,6 +225,7 @@ class Plans:
     def _forget_below(self, number: int) -> None:
         """What is settled is read again when it is asked for: memory holds what a window holds, however many plans."""
         for settled in [n for n in self.known if n < number]:
+            del self._dates[settled]
             for candidate in self.known.pop(settled).inputs:
                 if self._covered.get(candidate.stem) == settled:
                     del self._covered[candidate.stem]
@@ -269,6 +281,8 @@ class BatchRunner:
         self._plans: dict[str, Plans] = {}
         self._open: dict[tuple[str, int], Plan] = {}
         self._announced: set[tuple[str, int]] = set()
+        self._fresh: set[tuple[str, int]] = set()
+        """Plans made here and not yet begun: the first start of such a one needs no look at what others did."""
         self._seen: dict[str, tuple[str, float]] = {}
         """Of the plan in work: the starts of other processes, as they were when they last changed."""
         self._idle = asyncio.Event()
@@ -283,7 +297,11 @@ class BatchRunner:
         """Find the plans that are open, whoever made them."""
         for dataset in self.workshop.registry.values():
             if self.stage.name in dataset.readers:
-                await self._refresh(dataset.name)
+                plans = await self._refresh(dataset.name)
+                for number in sorted(plans.known)[-RECENT_PLANS:]:
+                    # the process that committed it may have died before it said so
+                    if (record := await self._standing(plans.known[number])) is not None:
+                        await self.workshop.publish(record)
 
     async def handle(self, delivery: Delivery) -> Settlement:
         """Wait until a plan covers the delivery's object."""
@@ -395,10 +413,15 @@ class BatchRunner:
         self.workshop.at(f"{self.stage.name}.after_plan")
 
     async def _plan(self, dataset: str, arrivals: Sequence[Arrival]) -> None:
-        """Make plans until each arrival is covered by one. The loser of a number takes the next."""
+        """Make plans until each arrival is covered by one. The loser of a number takes the next.
+
+        The first try goes by what is known: where another process made a plan meanwhile, the number is taken.
+        """
         candidates: dict[str, Candidate] = {}
-        while True:
+        plans = self._plans.get(dataset)
+        if plans is None or not plans.looked:
             plans = await self._refresh(dataset)
+        while True:
             wanted: dict[str, Arrival] = {}
             for arrival in arrivals:
                 if arrival.stale or not await plans.covers(arrival.stem):
@@ -411,9 +434,11 @@ class BatchRunner:
                 return
             if await plans.create(plan := self._compose(plans, inputs)):
                 self._open[dataset, plan.number] = plan
+                self._fresh.add((dataset, plan.number))
                 log.info("%s: plan %d of %s covers %d objects", self.stage.name, plan.number, dataset, len(inputs))
                 await self._announce(plan)
                 return
+            plans = await self._refresh(dataset)
 
     async def _candidate(self, arrival: Arrival) -> Candidate | None:
         """What a planner must know of an object: from its event where that carries it, else from the store."""
@@ -447,11 +472,7 @@ class BatchRunner:
         covered = {c.stem for c in inputs}
         window = [c for c in plans.window(since) if c.stem not in covered] if self.stage.window_days else []
         needed = [n for (d, n) in self._open if d == plans.dataset]
-        needed += [
-            plan.number
-            for plan in plans.known.values()
-            if any((s := Stem.parse(c.stem)) is not None and s.date >= horizon for c in plan.inputs)
-        ]
+        needed += plans.since(horizon)
         parents = sorted({UUID(c.run_id) for c in inputs if c.run_id})
         key = plan_key(self.stage.name, plans.dataset, number)
         return Plan(
@@ -537,6 +558,11 @@ class BatchRunner:
 
     async def _work_off(self, plan: Plan) -> None:
         """Bring one plan to its end: by our own start, or by waiting for another process's."""
+        if (plan.dataset, plan.number) in self._fresh:
+            self._fresh.discard((plan.dataset, plan.number))
+            # whoever works on a plan has created its first start: if ours is that, nobody has
+            if (first := await self._begin(plan, 1, 0)) is not None and await self._run_start(plan, first):
+                return
         while True:
             if (record := await self._standing(plan)) is not None:
                 await self.workshop.publish(record)  # the process that committed may have died before it said so
@@ -571,7 +597,11 @@ class BatchRunner:
             return None
         if last and states[last].get("state") == "failed":
             await asyncio.sleep(min(self._retry_pause * 2 ** (len(failures) - 1), 60.0))
-        key = start_key(plan.stage, plan.dataset, plan.number, last + 1)
+        return await self._begin(plan, last + 1, len(failures))
+
+    async def _begin(self, plan: Plan, number: int, failures: int) -> Start | None:
+        """Create a start; None where another process has just created it."""
+        key = start_key(plan.stage, plan.dataset, plan.number, number)
         state = {
             "state": "running",
             "host": self.workshop.host,
@@ -580,8 +610,9 @@ class BatchRunner:
             "variant": self.stage.variant,
             "started_at": utc_now().isoformat(),
         }
-        created = await store.create(Layer.LEDGER, key, json.dumps(state).encode(), metadata={}, content_type=JSON)
-        return Start(last + 1, key, created.etag, len(failures), state) if created else None
+        body = json.dumps(state).encode()
+        created = await self.workshop.store.create(Layer.LEDGER, key, body, metadata={}, content_type=JSON)
+        return Start(number, key, created.etag, failures, state) if created else None
 
     def _is_stale(self, info: ObjectInfo) -> bool:
         """Whether the start was not renewed for `stale_after` seconds, by our own clock: none is compared."""

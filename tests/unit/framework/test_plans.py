@@ -331,3 +331,27 @@ async def test_a_late_object_of_a_settled_time_is_looked_up_in_the_old_plans(wor
     assert covered(await plans(workshop)) == Counter(
         [str(known), str(unknown), (await plans(workshop))[1]["inputs"][0]["stem"]]
     )
+
+
+async def test_a_plan_that_was_committed_by_a_process_that_died_then_is_told_at_the_next_start(
+    workshop: Workshop,
+) -> None:
+    class DiedError(BaseException):
+        pass
+
+    def die(step: str) -> None:
+        if step == "trainer.after_store":
+            raise DiedError
+
+    await put_silver(workshop, stem(1))
+    workshop.at = die
+    runner = BatchRunner(trainer(), workshop)
+    await runner.start()
+    subscription = await workshop.bus.consume(QUEUE, runner.handle, concurrency=10)
+    with pytest.raises(DiedError):
+        await runner.run(subscription)
+    await subscription.close(grace=1)
+    workshop.at = lambda step: None
+    assert [r.status for r in await records(workshop, 1)] == [Status.PLANNED]
+    await BatchRunner(trainer(), workshop).start()
+    assert [r.status for r in await records(workshop, 1)] == [Status.SUCCESS]

@@ -70,16 +70,16 @@ class AuditorService:
         await self._database.check()
 
     async def _catch_up(self) -> None:
-        """On a timer: what recent commit objects say and the database lacks."""
+        """At the start and on a timer: what recent commit objects say and the database lacks."""
         workshop, window = self._workshop, timedelta(seconds=self._settings.catch_up_window)
         while True:
-            await asyncio.sleep(self._settings.catch_up_interval)
             try:
                 await catch_up(workshop.store, self._database, workshop.buckets, workshop.registry, window=window)
             except (TransientFailure, ConfigurationError) as error:
                 log.warning("auditor: could not look for lost records: %s", error)
             except Exception:
                 log.exception("auditor: looking for lost records failed")
+            await asyncio.sleep(self._settings.catch_up_interval)
 
     def _router(self) -> APIRouter:
         router = APIRouter(tags=["audit"])
