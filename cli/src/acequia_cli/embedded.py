@@ -28,6 +28,7 @@ from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings
+from acequia_cli.connection import SERVER_FILE
 from acequia_cli.postgres import EmbeddedPostgres
 from acequia_evaluator.settings import EvaluatorSettings
 from acequia_evaluator.stage import build_stage as build_evaluator
@@ -43,7 +44,6 @@ from acequia_transformer.stage import build_stage as build_transformer
 
 log = logging.getLogger("acequia")
 
-SERVER_FILE = "server.json"
 STOP_GRACE = 5.0
 
 
@@ -143,18 +143,6 @@ class Embedded:
             if self._store is not None:
                 await self._store.close()
         await asyncio.to_thread(self._postgres.stop)
-
-
-def owner_url(data: Path) -> str | None:
-    """Where the process that owns the folder answers, or None where none serves it."""
-    try:
-        document = json.loads((data / SERVER_FILE).read_text())
-        os.kill(document["pid"], 0)
-        url = str(document["url"])
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError):
-        return None
-    return url
 
 
 async def serve_embedded(

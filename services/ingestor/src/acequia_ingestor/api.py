@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -26,8 +25,9 @@ from acequia.events import (
     IngestionCommand,
     Source,
     utc_now,
+    valid_traceparent,
 )
-from acequia.layers import NAMESPACE, Layer, check_key, command_key, done_key
+from acequia.layers import NAMESPACE, UNKNOWN_DATASET, Layer, check_key, command_key, done_key
 from acequia.ports import Message
 from acequia.runner import JSON, Workshop
 from acequia.topology import COMMANDS
@@ -39,7 +39,6 @@ log = logging.getLogger("acequia")
 
 DETECT = "_detect"
 """First folder of an upload whose dataset is to be detected."""
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 _EXAMPLE: dict[str, Any] = {
     "dataset": "network_events",
     "source": {"kind": "synthetic", "rows": 10, "seed": 7, "anomaly_rate": 0.02},
@@ -236,7 +235,7 @@ class Acceptance:
         await self.workshop.publish(
             accepted_record(
                 run_id=run_id,
-                dataset=dataset or DETECT,
+                dataset=dataset or UNKNOWN_DATASET,
                 at=info.last_modified,
                 host=self.workshop.host,
                 parameters={"file": name},
@@ -292,10 +291,6 @@ def _declared_too_large(request: Request, most: int) -> None:
         )
 
 
-def _traceparent(value: str | None) -> str | None:
-    return value if value and _TRACEPARENT.match(value) else None
-
-
 IdempotencyKey = Annotated[
     str | None,
     Header(max_length=256, description="The same key and body give the same run, once; another body is refused (422)"),
@@ -321,7 +316,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
         traceparent: Traceparent = None,
     ) -> Accepted:
         """Start a run. 202 means: stored and confirmed, it will be carried out."""
-        command = await acceptance.command(asked, keyed_run_id(idempotency_key), _traceparent(traceparent))
+        command = await acceptance.command(asked, keyed_run_id(idempotency_key), valid_traceparent(traceparent))
         response.headers["Location"] = location = f"/ingestions/{command.run_id}"
         return Accepted(run_id=command.run_id, dataset=command.dataset, location=location)
 
@@ -355,7 +350,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
             dataset=dataset,
             format=format,
             run_id=run_id,
-            traceparent=_traceparent(traceparent),
+            traceparent=valid_traceparent(traceparent),
         )
         response.headers["Location"] = location = f"/ingestions/{run_id}"
         return Accepted(run_id=run_id, dataset=dataset, location=location)

@@ -85,7 +85,8 @@ def choose_dataset(
     folder, _, rest = key.partition("/")
     if rest and folder in registry:
         return registry[folder]
-    matching = registry.matching(key.rpartition("/")[2])
+    name = key.rpartition("/")[2] or key
+    matching = registry.matching(name)
     if len(matching) == 1:
         return matching[0]
     fitting = [
@@ -96,7 +97,7 @@ def choose_dataset(
     why = f"it may be {' or '.join(d.name for d in fitting)}" if fitting else "its content is of no known format"
     raise RejectedInput(
         "unknown_dataset",
-        f"nothing says what {key!r} is: no metadata, no folder or file name that names a dataset, and {why}; "
+        f"nothing says what {name!r} is: no metadata, no folder or file name that names a dataset, and {why}; "
         f"datasets: {known}",
         datasets=list(registry),
     )
