@@ -6,6 +6,7 @@ into an object's user metadata. No raw dict goes further.
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -31,7 +32,11 @@ META_TIME_MAX = "acequia-time-max"
 META_TRACEPARENT = "traceparent"
 META_RECORD = "acequia-record"
 METADATA_LIMIT = 2048
+"""Bytes of user metadata that a store takes, as `metadata_size` counts them."""
+OTHER_RULES = "other_rules"
+"""Stands for the rarest rules where a record has no room to name each."""
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _CREATED = frozenset(f"s3:ObjectCreated:{act}" for act in ("Put", "Post", "Copy", "CompleteMultipartUpload"))
 
 
@@ -228,15 +233,32 @@ def event_id(kind: Kind, stage: str, variant: str, subject: str, *more: object) 
 
 
 def fold_record(record: AuditRecord) -> dict[str, str]:
-    """`record` as user metadata of the Parquet object that is its first output (left out: the object tells).
-
-    ASCII. Raises RejectedInput (`record_too_large`) where it would not fit into the 2 KB that S3 allows.
-    """
+    """`record` as user metadata of the Parquet object that is its first output (left out: the object tells). ASCII."""
     document = record.model_dump(mode="json", exclude_defaults=True)
     document["outputs"] = document.get("outputs", [{}])[1:]
     document["sha256"] = record.outputs[0].sha256 if record.outputs else None
     packed = base64.b64encode(zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)).decode()
     return {META_RECORD: packed}
+
+
+def fit_record(record: AuditRecord, room: int) -> AuditRecord:
+    """`record`, as much of it as `fold_record` gets into `room` bytes of metadata; all of it, nearly always.
+
+    First to go are metrics and parameters, then the names of the rarest rules: their rows are counted together
+    (`other_rules`), so that the sums hold. A good object must not be rejected for what can be said of it.
+    """
+    if metadata_size(fold_record(record)) <= room:
+        return record
+    record = record.model_copy(update={"metrics": {}, "parameters": {"left_out": "no room in the object's metadata"}})
+    by_count = sorted(record.rejected.items(), key=lambda item: (-item[1], item[0]))
+    for named in range(len(by_count), -1, -1):
+        rejected = dict(by_count[:named])
+        if rest := sum(count for _, count in by_count[named:]):
+            rejected[OTHER_RULES] = rejected.get(OTHER_RULES, 0) + rest
+        fitting = record.model_copy(update={"rejected": rejected})
+        if metadata_size(fold_record(fitting)) <= room:
+            return fitting
+    return fitting
 
 
 def unfold_record(metadata: Mapping[str, str], *, uri: str, etag: str, size: int) -> AuditRecord | None:
@@ -269,7 +291,13 @@ def record_of_document(document: Mapping[str, Any], *, uri: str, etag: str, size
 
 
 def metadata_size(metadata: Mapping[str, str]) -> int:
-    return sum(len(k) + len(v) for k, v in metadata.items())
+    """Bytes of user metadata as MinIO counts them: each name with its `x-amz-meta-`."""
+    return sum(len("x-amz-meta-") + len(k) + len(v) for k, v in metadata.items())
+
+
+def valid_traceparent(text: str | None) -> str | None:
+    """`text` where it is a W3C trace context, else None: what a client wrote there must not travel on."""
+    return text if text and _TRACEPARENT.fullmatch(text) else None
 
 
 def utc_now() -> datetime:

@@ -101,24 +101,25 @@ class Stem:
 
     @classmethod
     def parse(cls, text: str) -> "Stem | None":
-        """The stem that `text` spells, or None where it spells none."""
+        """The stem that `text` spells, or None where it spells none, or not as we do: a stem has one name."""
         if (match := _STEM.match(text)) is None:
             return None
         try:
             at = datetime.strptime(match["date"] + match["time"], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
         except ValueError:
             return None
-        return cls(
+        stem = cls(
             dataset=match["dataset"],
             at=at,
             id=match["id"] or "",
             part=int(match["part"]) if match["part"] else None,
             plan=int(match["plan"]) if match["plan"] else None,
         )
+        return stem if str(stem) == text else None
 
 
 def is_variant(text: str) -> bool:
-    return _VARIANT.match(text) is not None
+    return _VARIANT.fullmatch(text) is not None
 
 
 def variant_version(variant: str) -> int:

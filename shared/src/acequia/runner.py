@@ -41,12 +41,14 @@ from acequia.events import (
     ObjectRecord,
     Status,
     event_id,
+    fit_record,
     fold_record,
     metadata_size,
     parse_notification,
     record_of_document,
     unfold_record,
     utc_now,
+    valid_traceparent,
 )
 from acequia.layers import (
     UNKNOWN_DATASET,
@@ -363,6 +365,7 @@ async def commit(
     data: Path | bytes
     if output is not None:
         data, content_type = output, PARQUET
+        record = fit_record(record, METADATA_LIMIT - metadata_size(metadata))
         metadata |= fold_record(record)
         if (size := metadata_size(metadata)) > METADATA_LIMIT:
             raise RejectedInput(
@@ -452,6 +455,7 @@ class StageRunner:
         if isinstance(fetched, BaseException):
             raise fetched
         self.workshop.at(f"{self.stage.name}.after_fetch")
+        event = event.model_copy(update={"metadata": fetched.metadata})  # an event that was sent again may lack it
         known = event.metadata.get(META_ROWS, "")
         source = Input(
             layer=event.layer,
@@ -586,7 +590,7 @@ class StageRunner:
             started=started,
             finished=utc_now(),
             host=workshop.host,
-            traceparent=event.metadata.get(META_TRACEPARENT),
+            traceparent=valid_traceparent(event.metadata.get(META_TRACEPARENT)),
         )
         for fate, rows in (("out", outcome.rows_out), ("duplicate", outcome.rows_duplicate)):
             workshop.meters.rows.labels(stage.name, fate).inc(rows)
@@ -696,7 +700,7 @@ async def reject(
         started=started,
         finished=utc_now(),
         host=workshop.host,
-        traceparent=event.metadata.get(META_TRACEPARENT) if event else None,
+        traceparent=valid_traceparent(event.metadata.get(META_TRACEPARENT)) if event else None,
     )
     workshop.meters.rows.labels(work.stage, "quarantined").inc(rows_in)
     document = {

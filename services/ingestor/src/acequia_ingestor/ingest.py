@@ -36,6 +36,7 @@ from acequia.events import (
     parse_notification,
     record_of_document,
     utc_now,
+    valid_traceparent,
 )
 from acequia.layers import (
     UNKNOWN_DATASET,
@@ -274,7 +275,7 @@ class Ingestor:
             subject=event.uri,
             file_name=PurePosixPath(event.key).name or event.key,
             inputs=(info_record(info),),
-            traceparent=info.metadata.get(META_TRACEPARENT),
+            traceparent=valid_traceparent(info.metadata.get(META_TRACEPARENT)),
         )
         parameters: dict[str, Any] = {"file": origin.file_name}
         try:
