@@ -5,6 +5,7 @@ Building MinIO from source takes some minutes the first time.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -127,7 +128,9 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     ):
         project = Compose(f"acequia-test-{uuid4().hex[:8]}", env_file, ingestor, auditor)
         try:
-            project("up", "--detach", "--build", "--wait", "--wait-timeout", "300")
+            # under one name: compose labels an image with its project, and each name would leave images of its own
+            dataclasses.replace(project, project="acequia-test")("build")
+            project("up", "--detach", "--wait", "--wait-timeout", "300")
             yield project
         finally:
             project("down", "--volumes", "--remove-orphans", check=False)
