@@ -1,6 +1,7 @@
 """Six processes, three servers: what a user of the running system sees, and what survives what happens to it."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -161,6 +162,22 @@ def test_a_body_over_the_limit_is_refused(fleet: Fleet) -> None:
 
 def test_an_unknown_run_is_not_found(fleet: Fleet) -> None:
     assert httpx.get(f"{fleet.url('ingestor')}/ingestions/{uuid4()}").status_code == 404
+
+
+def test_the_command_line_needs_the_ingestors_address_alone(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "conn.log"
+    file.write_bytes(zeek(90, start=1_650_000_000))
+
+    def acequia(*words: str) -> dict[str, Any]:
+        command = [str(Path(sys.executable).parent / "acequia"), *words, "--url", fleet.url("ingestor"), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    summary = acequia("ingest", "file", str(file))
+    assert summary["rows_in"] == 90
+    assert any(run["run_id"] == summary["run_id"] for run in acequia("runs")["runs"])
+    assert any(node["uri"] in summary["artifacts"]["raw"] for node in acequia("trace", summary["model"])["nodes"])
 
 
 def test_a_file_by_put_with_bad_rows_adds_up(fleet: Fleet, tmp_path: Path) -> None:

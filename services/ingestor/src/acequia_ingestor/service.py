@@ -1,5 +1,9 @@
 """The ingestor composed: its queue's consumer and its HTTP API."""
 
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
 from acequia.app import ConsumerService, queue_of
 from acequia.runner import Workshop
 from acequia_ingestor.api import Acceptance, RunReader, ingestion_router
@@ -9,11 +13,17 @@ from acequia_ingestor.settings import IngestorSettings
 
 
 def build_ingestor(
-    workshop: Workshop, settings: IngestorSettings, read_run: RunReader, *, concurrency: int
+    workshop: Workshop,
+    settings: IngestorSettings,
+    read_run: RunReader,
+    *,
+    concurrency: int,
+    routers: Sequence[APIRouter] = (),
 ) -> ConsumerService:
+    """`routers`: what is served beside the ingestor's own routes."""
     formats = load_formats()
     ingestor = Ingestor(workshop, settings, formats)
     router = ingestion_router(Acceptance(workshop, settings, formats, read_run))
     return ConsumerService(
-        STAGE, workshop, queue_of(STAGE), ingestor.handle, ingestor.start, concurrency, routers=(router,)
+        STAGE, workshop, queue_of(STAGE), ingestor.handle, ingestor.start, concurrency, routers=(router, *routers)
     )
