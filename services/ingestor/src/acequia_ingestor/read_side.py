@@ -22,7 +22,7 @@ def read_side_router(auditor: httpx.AsyncClient) -> APIRouter:
         timeout = REBUILD_SECONDS if request.method == "POST" else httpx.USE_CLIENT_DEFAULT
         try:
             answer = await auditor.request(
-                request.method, request.url.path, params=request.query_params.multi_items(), timeout=timeout
+                request.method, request.url.path, params=str(request.query_params), timeout=timeout
             )
         except httpx.HTTPError as error:
             raise TransientFailure(
