@@ -333,9 +333,14 @@ class MinioStore:
         if isinstance(data, bytes):
             with self._edge(bucket, key):
                 return await self._send(layer, key, BytesIO(data), len(data), headers, metadata)
+        size = data.stat().st_size
+        if size <= _BLOCK:
+            # in one go: aiohttp and the signer would read it piece by piece, each in a worker thread
+            body = await asyncio.to_thread(data.read_bytes)
+            with self._edge(bucket, key):
+                return await self._send(layer, key, BytesIO(body), len(body), headers, metadata)
         file = await asyncio.to_thread(data.open, "rb")
         try:
-            size = data.stat().st_size
             with self._edge(bucket, key):
                 return await self._send(layer, key, file, size, headers, metadata)
         finally:
@@ -663,6 +668,8 @@ def _http_date(text: str | None) -> datetime:
 
 async def _stream(response: aiohttp.ClientResponse, to: Path) -> int:
     """The body into the file, block by block; its size. Nothing stays behind where it breaks off."""
+    if (response.content_length or _BLOCK) < _BLOCK:
+        return await _write_whole(await response.read(), to)
     size = 0
     try:
         file = await asyncio.to_thread(to.open, "wb")
@@ -682,6 +689,16 @@ async def _stream(response: aiohttp.ClientResponse, to: Path) -> int:
         to.unlink(missing_ok=True)
         raise
     return size
+
+
+async def _write_whole(body: bytes, to: Path) -> int:
+    try:
+        return await asyncio.to_thread(to.write_bytes, body)
+    except BaseException as error:
+        to.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TransientFailure(f"{to}: {error}", dependency="disk") from error
+        raise
 
 
 async def _write(file: BinaryIO, block: bytearray) -> int:
