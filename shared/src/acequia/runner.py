@@ -413,7 +413,11 @@ class StageRunner:
             reason = event.reason if isinstance(event, Ignored) else "another layer"
             workshop.meters.ignored.labels(stage.name, reason).inc()
             return
-        stem = await stem_of(workshop, event)
+        try:
+            stem = await stem_of(workshop, event)
+        except RejectedInput as rejected:  # no object can bear such a key: there is nothing to commit
+            await self._note(delivery, event, Status.REJECTED, rejected, started)
+            return
         if stem is None:
             await self._note(delivery, event, Status.GONE, InputGone(event.uri, superseded=False), started)
             return

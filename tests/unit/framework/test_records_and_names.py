@@ -122,7 +122,7 @@ async def test_an_event_that_was_sent_again_without_metadata_gives_the_same_reco
     runner = StageRunner(stage(process=refuse), workshop)
     await runner.start()
     run_id = str(UUID(int=9))
-    told = await put_raw(workshop, STEM, **{"acequia-run-id": run_id, "traceparent": TRACE})
+    told = await put_raw(workshop, STEM, b"rows", **{"acequia-run-id": run_id, "traceparent": TRACE})
     (info,) = [i async for i in workshop.store.list_objects(Layer.RAW)]
     bare = delivery_of(info.key, info.etag, info.bytes)
     assert bare != told

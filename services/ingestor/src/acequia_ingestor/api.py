@@ -1,11 +1,13 @@
 """The ingestor over HTTP: what is accepted is durable before it is answered."""
 
+import asyncio
 import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Protocol
 from uuid import UUID, uuid4, uuid5
 
@@ -28,8 +30,8 @@ from acequia.events import (
     valid_traceparent,
 )
 from acequia.layers import NAMESPACE, UNKNOWN_DATASET, Layer, check_key, command_key, done_key
-from acequia.ports import Message
-from acequia.runner import JSON, Workshop
+from acequia.ports import Message, ObjectInfo
+from acequia.runner import JSON, Workshop, sha256_of
 from acequia.topology import COMMANDS
 from acequia_ingestor.formats import Format
 from acequia_ingestor.ingest import COMMAND, accepted_command, accepted_record
@@ -126,8 +128,13 @@ class Acceptance:
             )
         return dataset
 
-    async def command(self, request: IngestionRequest, run_id: UUID, traceparent: str | None) -> IngestionCommand:
-        """Store and publish the command of `request`, once per run; another request under its id is a Problem."""
+    async def command(
+        self, request: IngestionRequest, run_id: UUID, traceparent: str | None, *, keyed: bool = True
+    ) -> IngestionCommand:
+        """Store and publish the command of `request`, once per run; another request under its id is a Problem.
+
+        `keyed`: the run's id is a client's, who may have used it before.
+        """
         dataset = self.dataset(request.dataset)
         if not dataset.synthetic:
             raise Problem(
@@ -151,6 +158,8 @@ class Acceptance:
         )
         if (standing := await self._standing(command)) is not None:
             return standing
+        if keyed and await self._uploads(run_id):
+            raise _reused(run_id)
         store = self.workshop.store
         created = await store.create(
             Layer.LEDGER,
@@ -162,8 +171,10 @@ class Acceptance:
         if created is None:
             # someone stored it just now: who finds it stored publishes too, for the other may have died before
             found = await store.read(Layer.LEDGER, command_key(run_id))
-            if found is None:
-                return await self._standing(command) or command
+            if found is None:  # it was carried out meanwhile
+                if (standing := await self._standing(command)) is not None:
+                    return standing
+                raise TransientFailure(f"the command of {run_id} was removed while it was read", dependency="minio")
             stored = IngestionCommand.model_validate_json(found[0])
             self._must_match(stored, command)
             command = stored
@@ -185,11 +196,39 @@ class Acceptance:
     @staticmethod
     def _must_match(stored: IngestionCommand, asked: IngestionCommand) -> None:
         if stored.fingerprint != asked.fingerprint:
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "idempotency key reused",
-                f"This Idempotency-Key was used for another request (run {stored.run_id}). Use a new key.",
-            )
+            raise _reused(stored.run_id)
+
+    async def _uploads(self, run_id: UUID) -> list[ObjectInfo]:
+        """The files of an upload run: one, or none."""
+        return [
+            info
+            for folder in (*self.workshop.registry, DETECT)
+            async for info in self.workshop.store.list_objects(Layer.LANDING, f"{folder}/uploads/{run_id}/")
+        ]
+
+    async def _must_be_the_same(
+        self, run_id: UUID, key: str, chunks: AsyncIterator[bytes], format: str | None
+    ) -> ObjectInfo | None:
+        """The file that was uploaded under `run_id` before, if it is this one; a Problem where it is another."""
+        store = self.workshop.store
+        for used in (command_key(run_id), done_key(run_id)):
+            if await store.head(Layer.LEDGER, used):
+                raise _reused(run_id)
+        if not (before := await self._uploads(run_id)):
+            return None
+        info = await store.head(Layer.LANDING, key)
+        if info is None or info.metadata.get(META_FORMAT) != format:
+            raise _reused(run_id)
+        digest, size = hashlib.sha256(), 0
+        async for chunk in chunks:
+            digest.update(chunk)
+            if (size := size + len(chunk)) > info.bytes:
+                raise _reused(run_id)
+        with self.workshop.folder() as folder:
+            await store.get(Layer.LANDING, key, stored := FilePath(folder, "stored"), etag=info.etag)
+            if len(before) > 1 or await asyncio.to_thread(sha256_of, stored) != digest.hexdigest():
+                raise _reused(run_id)
+        return info
 
     async def upload(
         self,
@@ -200,8 +239,12 @@ class Acceptance:
         format: str | None,
         run_id: UUID,
         traceparent: str | None,
+        keyed: bool = True,
     ) -> None:
-        """Stream a file into LANDING with its options in the metadata."""
+        """Stream a file into LANDING with its options in the metadata, once per run; another under its id is a Problem.
+
+        `keyed`: the run's id is a client's, who may have used it before.
+        """
         if dataset is not None:
             known = self.dataset(dataset)
             if format is not None and format not in known.formats:
@@ -229,7 +272,8 @@ class Acceptance:
         metadata |= {META_DATASET: dataset} if dataset else {}
         metadata |= {META_FORMAT: format} if format else {}
         metadata |= {META_TRACEPARENT: traceparent} if traceparent else {}
-        info = await self.workshop.store.head(Layer.LANDING, key) or await self.workshop.store.upload(
+        standing = await self._must_be_the_same(run_id, key, chunks, format) if keyed else None
+        info = standing or await self.workshop.store.upload(
             Layer.LANDING, key, chunks, metadata=metadata, content_type="application/octet-stream"
         )
         await self.workshop.publish(
@@ -252,10 +296,18 @@ class Acceptance:
             if (found := await store.read(Layer.LEDGER, key)) is not None:
                 document = json.loads(found[0])
                 return _bare_page(run_id, document["dataset"], found[1].last_modified)
-        for folder in (*self.workshop.registry, DETECT):
-            async for info in store.list_objects(Layer.LANDING, f"{folder}/uploads/{run_id}/"):
-                return _bare_page(run_id, folder, info.last_modified)
+        for info in await self._uploads(run_id):
+            folder = info.key.partition("/")[0]
+            return _bare_page(run_id, UNKNOWN_DATASET if folder == DETECT else folder, info.last_modified)
         return None
+
+
+def _reused(run_id: UUID) -> Problem:
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "idempotency key reused",
+        f"This Idempotency-Key was used for another request (run {run_id}). Use a new key.",
+    )
 
 
 def _bare_page(run_id: UUID, dataset: str, at: datetime) -> Mapping[str, Any]:
@@ -316,7 +368,9 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
         traceparent: Traceparent = None,
     ) -> Accepted:
         """Start a run. 202 means: stored and confirmed, it will be carried out."""
-        command = await acceptance.command(asked, keyed_run_id(idempotency_key), valid_traceparent(traceparent))
+        command = await acceptance.command(
+            asked, keyed_run_id(idempotency_key), valid_traceparent(traceparent), keyed=bool(idempotency_key)
+        )
         response.headers["Location"] = location = f"/ingestions/{command.run_id}"
         return Accepted(run_id=command.run_id, dataset=command.dataset, location=location)
 
@@ -351,6 +405,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
             format=format,
             run_id=run_id,
             traceparent=valid_traceparent(traceparent),
+            keyed=bool(idempotency_key),
         )
         response.headers["Location"] = location = f"/ingestions/{run_id}"
         return Accepted(run_id=run_id, dataset=dataset, location=location)

@@ -251,6 +251,9 @@ class Ingestor:
             reason = event.reason if isinstance(event, Ignored) else "another layer"
             self.workshop.meters.ignored.labels(STAGE, reason).inc()
             return
+        if event.key.endswith("/"):
+            self.workshop.meters.ignored.labels(STAGE, "a folder's marker").inc()
+            return
         try:
             with self.workshop.folder() as name, self.workshop.meters.seconds.labels(STAGE).time():
                 record = await self._land(event, Path(name), started)
@@ -260,6 +263,8 @@ class Ingestor:
         except InputGone as gone:
             status = Status.SUPERSEDED if gone.superseded else Status.GONE
             await self._note(delivery, event, status, gone, started)
+        except RejectedInput as rejected:  # no object can bear such a key: there is nothing to commit
+            await self._note(delivery, event, Status.REJECTED, rejected, started)
 
     async def _land(self, event: ObjectCreated, folder: Path, started: datetime) -> AuditRecord:
         """The record of a landing object's one outcome. Raises InputGone where the object changed meanwhile."""
