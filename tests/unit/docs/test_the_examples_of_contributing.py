@@ -1,0 +1,156 @@
+"""The examples of CONTRIBUTING.md do what the page says."""
+
+import re
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from uuid import UUID
+
+import polars as pl
+import pytest
+
+from acequia.adapters.directory import DirectoryStore
+from acequia.adapters.sqlite import SqliteBus
+from acequia.datasets import Dataset, Registry, load_registry
+from acequia.events import ObjectCreated, to_notification
+from acequia.layers import Buckets, Layer, Stem, data_key
+from acequia.ports import Ack, Delivery, Message
+from acequia.runner import PARQUET, StageRunner, Workshop
+from acequia.topology import topology
+from acequia.work import Input, Work
+from acequia_ingestor.detect import detect_format, read_head
+from acequia_ingestor.formats import Format, load_formats
+from acequia_ingestor.parse import parse_file
+from acequia_trainer.settings import TrainerSettings
+from acequia_trainer.train import train
+from acequia_transformer.transform import transform
+
+from .conftest import blocks
+
+AT = datetime(2025, 12, 20, 12, 0, tzinfo=UTC)
+
+
+def example(file: str) -> str:
+    """The code block that begins with the file's path."""
+    (found,) = (b for b in blocks("CONTRIBUTING.md", "python") if re.match(rf"# \S*/{re.escape(file)}\n", b))
+    return found
+
+
+def sample(first_column: str) -> str:
+    (found,) = (b for b in blocks("CONTRIBUTING.md", "csv") if b.startswith(first_column))
+    return found
+
+
+def load(name: str, source: str) -> ModuleType:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, name, "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def only_examples_are_forgotten() -> Iterator[None]:
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("example_", "acequia_masker")):
+            del sys.modules[name]
+
+
+def stem_of(dataset: str) -> Stem:
+    return Stem(dataset, AT, "9f2c4e1a7b3d5e60", 1)
+
+
+def work_of(stage: str, dataset: str, layer: Layer, path: Path) -> Work:
+    source = Input(layer, path.name, "etag", f"s3://test/{path.name}", path.stat().st_size, None)
+    return Work(stage, "v1-3fa9c1", stem_of(dataset), dataset, UUID(int=1), (source,))
+
+
+def test_the_dataset_of_the_example_goes_through_ingestion_transformation_and_training(tmp_path: Path) -> None:
+    dataset: Dataset = load("example_logins", example("logins.py")).DATASET
+    registry = Registry({dataset.name: dataset})
+    source = tmp_path / "logins.csv"
+    source.write_text(sample("timestamp,user"))
+
+    parsed = parse_file(source, source.name, dataset, None, tmp_path / "raw")
+    assert (parsed.format, parsed.rows_in, parsed.rejected) == ("canonical_csv", 4, {"unparsable_attempts": 1})
+
+    (out := tmp_path / "silver").mkdir()
+    raw = parsed.parts[0].path
+    silver = transform(
+        work_of("transformer", dataset.name, Layer.RAW, raw), [raw], out, registry=registry, burst_seconds=60
+    )
+    assert (silver.rows_out, silver.rejected) == (2, {"attempts_positive": 1})
+    assert silver.output is not None
+
+    (out := tmp_path / "models").mkdir()
+    work = work_of("trainer", dataset.name, Layer.SILVER, silver.output)
+    model = train(work, [silver.output], out, registry=registry, settings=TrainerSettings(n_estimators=5))
+    assert model.document is not None
+    assert model.document["features"] == ["attempts", "seconds"]
+    assert model.document["holdout"]["scope"] == "in_sample"
+
+
+def test_the_format_of_the_example_is_detected_alone_and_reads_its_sample(tmp_path: Path) -> None:
+    flow: Format = load("example_flow_csv", example("flow_csv.py")).FORMAT
+    dataset = load_registry()["network_events"]
+    formats = {**load_formats(), flow.name: flow}
+    source = tmp_path / "flows.csv"
+    source.write_text(sample("start,"))
+
+    assert detect_format(read_head(source), [*dataset.formats, flow.name], formats, dataset) == flow.name
+    (chunk,) = flow.read(source, dataset)
+    assert chunk.records == 3
+    assert chunk.rejected["rule"].to_list() == ["unparsable_src_bytes"]
+    assert chunk.rows["bytes"].to_list() == [1520, 84]
+    assert chunk.rows["duration"].to_list() == [0.31, None]
+    assert chunk.rows["protocol"].to_list() == ["tcp", "udp"]
+    assert chunk.rows.columns == [*dataset.schema, "_line", "_record"]
+
+
+async def test_the_stage_of_the_example_is_carried_by_the_runner(tmp_path: Path) -> None:
+    load("acequia_masker", "")
+    load("acequia_masker.mask", example("mask.py"))
+    settings = load("acequia_masker.settings", example("settings.py"))
+    # the example's own layer is not there: EVAL stands for it
+    described = example("stage.py").replace("Layer.MASKED", "Layer.EVAL")
+    stage = load("acequia_masker.stage", described).build_stage(settings.MaskerSettings(octets=2))
+    registry = load_registry()
+    dataset = registry["network_events"]
+    readers = Registry({dataset.name: replace(dataset, readers=dataset.readers | {"masker"})})
+    buckets = Buckets("test")
+    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
+    store = await DirectoryStore.open(tmp_path / "store", buckets, bus)
+    table = topology(buckets)
+    await bus.apply(table)
+    await store.apply(table)
+    workshop = Workshop(store, bus, buckets, readers, temp_dir=tmp_path)
+    raw = tmp_path / "raw.parquet"
+    pl.DataFrame({"_line": [1, 2], "src_ip": ["10.1.2.3", "::1"], "dst_ip": ["192.0.2.10", None]}).write_parquet(raw)
+    key = data_key(stem_of(dataset.name))
+    try:
+        info = await store.put(Layer.RAW, key, raw, metadata={}, content_type=PARQUET)
+        event = ObjectCreated(layer=Layer.RAW, bucket=buckets.of(Layer.RAW), key=key, etag=info.etag, size=info.bytes)
+        runner = StageRunner(stage, workshop)
+        await runner.start()
+        assert await runner.handle(Delivery("acequia.masker", Message(to_notification(event)))) == Ack()
+        await store.get(Layer.EVAL, data_key(stem_of(dataset.name), stage.variant), tmp_path / "masked.parquet")
+    finally:
+        await bus.close()
+        await store.close()
+    masked = pl.read_parquet(tmp_path / "masked.parquet")
+    assert masked["src_ip"].to_list() == ["10.1.0.0", "::1"]
+    assert masked["dst_ip"].to_list() == ["192.0.0.0", None]
+
+
+def test_the_service_of_the_example_imports_what_there_is() -> None:
+    load("acequia_masker", "")
+    load("acequia_masker.mask", example("mask.py"))
+    load("acequia_masker.settings", example("settings.py"))
+    load("acequia_masker.stage", example("stage.py"))
+    main = load("acequia_masker.__main__", example("__main__.py"))
+    assert callable(main.build)
