@@ -97,16 +97,16 @@ def assert_rows_add_up(page: dict[str, Any]) -> None:
 ZEEK_HEAD = """#separator \\x09
 #unset_field\t-
 #path\tconn
-#fields\tts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tduration\torig_bytes\tresp_bytes
+#fields\tts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tduration\torig_bytes\tresp_bytes\tconn_state
 """
 
 
 def zeek(rows: int, start: int = 1_700_000_000, bad: int = 0) -> bytes:
     lines = [
-        f"{start + n}.5\tC{n}\t10.0.0.{n % 7}\t4{n % 10_000:04d}\t10.1.0.9\t443\ttcp\t1.5\t{n}\t{n * 3}"
+        f"{start + n}.5\tC{n}\t10.0.0.{n % 7}\t4{n % 10_000:04d}\t10.1.0.9\t443\ttcp\t1.5\t{n}\t{n * 3}\tSF"
         for n in range(rows)
     ]
-    lines += ["not-a-time\tC\t10.0.0.1\t1\t10.1.0.9\t443\ttcp\t1.5\t1\t3"] * bad
+    lines += ["not-a-time\tC\t10.0.0.1\t1\t10.1.0.9\t443\ttcp\t1.5\t1\t3\tSF"] * bad
     return (ZEEK_HEAD + "\n".join(lines) + "\n").encode()
 
 

@@ -78,7 +78,7 @@ class Fleet:
         return self.processes[name].wait(60)
 
     def log(self, name: str) -> str:
-        return (self.logs / f"{name}.log").read_text()[-4000:]
+        return (self.logs / f"{name}.log").read_text()[-1000:]
 
     def close(self) -> None:
         for process in self.processes.values():

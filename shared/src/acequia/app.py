@@ -20,6 +20,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_settings import BaseSettings
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +31,7 @@ from acequia.batches import BatchRunner
 from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 from acequia.ports import Bus, Handler, ObjectStore, Subscription
-from acequia.runner import Meters, StageRunner, Workshop
+from acequia.runner import Meters, StageRunner, Workshop, clear_folders
 from acequia.settings import AcequiaSettings, MinioSettings, RabbitSettings, load
 from acequia.stage import BatchStage, Stage
 from acequia.topology import READERS, topology
@@ -307,22 +308,50 @@ class House:
         app.include_router(router)
 
     async def open(self, app: FastAPI, workshop: Workshop, services: Sequence[Service]) -> None:
-        """Start `services`, the last of the chain first, and serve their routes."""
+        """Start `services`, the last of the chain first, and serve their routes. All of them run then, or none."""
+        begun: list[Service] = []
+        try:
+            for service in services:
+                begun.append(service)
+                await service.start()
+        except Exception:  # it is tried again, with other services: these must not go on beside them
+            await _stop_all(begun, grace=0)
+            raise
+        except BaseException:
+            self.services += begun  # `close` stops them
+            raise
         for service in services:
-            await service.start()
             for router in service.routers:
                 app.include_router(router)
-            self.services.append(service)
+        self.services += begun
         self.workshop = workshop
         app.openapi_schema = None
 
+    async def stop(self, grace: float) -> None:
+        """Stop every service."""
+        self.stopping = True
+        await _stop_all(self.services, grace)
+
+    async def release(self) -> None:
+        """Let go of the servers."""
+        if self.workshop is not None:
+            try:
+                await self.workshop.bus.close()
+            finally:
+                await self.workshop.store.close()
+
     async def close(self, grace: float) -> None:
         """Stop every service, then let go of the servers."""
-        self.stopping = True
-        await asyncio.gather(*(service.stop(grace) for service in self.services))
-        if self.workshop is not None:
-            await self.workshop.bus.close()
-            await self.workshop.store.close()
+        await self.stop(grace)
+        await self.release()
+
+
+async def _stop_all(services: Sequence[Service], grace: float) -> None:
+    """Each, whatever becomes of another."""
+    ended = await asyncio.gather(*(service.stop(grace) for service in services), return_exceptions=True)
+    for service, error in zip(services, ended, strict=True):
+        if isinstance(error, Exception):
+            log.error("%s did not stop in good order", service.name, exc_info=error)
 
 
 Build = Callable[[Workshop, AcequiaSettings], Sequence[Service]]
@@ -350,16 +379,24 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
-    for noisy in ("aio_pika", "aiormq", "httpx", "httpcore"):
+    for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for told_by_us in ("aio_pika", "aiormq"):  # each failed attempt to connect, with a traceback
+        logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
 
 
-def serve(name: str, build: Build) -> NoReturn:
-    """Run a service until SIGTERM or SIGINT. Exit code 0; 2 where a person must change a setting."""
+def serve(name: str, build: Build, *own: type[BaseSettings]) -> NoReturn:
+    """Run a service until SIGTERM or SIGINT. Exit code 0; 2 where a person must change a setting.
+
+    `own`: settings that `build` will read. They are looked at before any server is waited for.
+    """
     try:
         settings = load(AcequiaSettings)
         minio, rabbit = load(MinioSettings), load(RabbitSettings)
+        for kind in own:
+            load(kind)
         configure_logging(settings.log_level)
+        clear_folders(settings.temp_dir)
         code = asyncio.run(_serve(name, build, settings, minio, rabbit))
     except ConfigurationError as error:
         sys.stderr.write(f"acequia-{name}: {error}\n")
@@ -383,7 +420,13 @@ async def _serve(
     house.add_routes(app)
     server = QuietServer(
         uvicorn.Config(
-            app, host=settings.http_host, port=settings.http_port, log_config=None, access_log=False, lifespan="off"
+            app,
+            host=settings.http_host,
+            port=settings.http_port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, int(settings.stop_grace)),
         )
     )
     stop = asyncio.Event()
@@ -403,9 +446,13 @@ async def _serve(
     opening.cancel()
     with suppress(asyncio.CancelledError):
         await opening
-    await house.close(settings.stop_grace)
+    # requests in hand end while store and bus are still there
     server.should_exit = True
-    await serving
+    ended = await asyncio.gather(house.stop(settings.stop_grace), serving, return_exceptions=True)
+    await house.release()
+    for error in ended:
+        if isinstance(error, BaseException):
+            raise error
     if fatal:
         sys.stderr.write(f"acequia-{name}: {fatal[0]}\n")
         return 2

@@ -465,7 +465,8 @@ class RabbitSubscription:
                 await self._attend()
                 pause = _PAUSE
             except (AcequiaError, _NotThere) as error:
-                log.warning("consuming %s is interrupted: %s", self._queue.name, error)
+                level = logging.WARNING if pause == _PAUSE else logging.DEBUG  # once for each interruption
+                log.log(level, "consuming %s is interrupted: %s", self._queue.name, error)
                 self._disturbed.set()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
