@@ -192,7 +192,7 @@ class Floor:
         await bare.publish(self._commands, "ingest", body.encode())
         return await self._wait({run}, 120) - began
 
-    async def burst(self, sizes: Mapping[str, int], count: int) -> float:
+    async def burst(self, sizes: Mapping[str, int], count: int, way: str = "bare") -> float:
         """Seconds of so many chains, each begun by an upload."""
         slots = asyncio.Semaphore(UPLOADS)
         runs = [uuid4().hex for _ in range(count)]
@@ -200,7 +200,9 @@ class Floor:
 
         async def upload(run: str) -> None:
             async with slots:
-                meta = bare.command("bare", run, _bare_sizes(sizes))
+                meta = bare.command(way, run, _bare_sizes(sizes) if way == "bare" else dict(sizes))
+                if way != "bare":
+                    await self._store.act("head", "landing/source", run, {}, "-")
                 await self._store.act("put", "landing/source", run, landing, meta)
                 await bare.publish(self._audit, "ingest.accepted", b'{"stage": "accepted"}')
 
@@ -570,23 +572,25 @@ class Bench:
         return result
 
     async def burst(self, rounds: int) -> Result:
-        names = ("a", "b", "c", "trainings")
+        names = ("a", "b", "b+", "c", "trainings")
         found: dict[str, list[float]] = {name: [] for name in names}
         for number in range(-1, rounds):
             count = BURST_FILES if number >= 0 else 40
             files = self.draw_files(count, number)
             a = (await self.plain.ask(files=[str(path) for path in files]))["seconds"]
-            c, b, heard = await self.both(files)
+            c, b, heard, sizes = await self.both(files)
+            every = await self.floor.burst(sizes, count, "every of a file")
             if number < 0:
                 continue
             trainings = sum(r["stage"] == "trainer" and r["status"] == "SUCCESS" for _, r in heard.records)
-            rates = [count / value for value in (a, b, c)]
-            say("  round {} of {}: a {}, b {}, c {}".format(number + 1, rounds, *map(per_second, rates)))
+            rates = [count / value for value in (a, b, every, c)]
+            say("  round {} of {}: a {}, b {}, b+ {}, c {}".format(number + 1, rounds, *map(per_second, rates)))
             for name, value in zip(names, (*rates, float(trainings)), strict=True):
                 found[name].append(value)
         result = Result(f"a burst of {BURST_FILES} files of {BURST_ROWS} rows")
         result.add("a", "a: plain script, one training over all", Spread.of(found["a"]), per_second)
-        result.add("b", "b: bare floor", Spread.of(found["b"]), per_second)
+        result.add("b", "b: bare floor, 5 PUT 4 GET a file", Spread.of(found["b"]), per_second)
+        result.add("b+", "b+: every request, a training a file", Spread.of(found["b+"]), per_second)
         result.add("c", "c: Acequia", Spread.of(found["c"]), per_second)
         result.add("trainings", "c: trainings", Spread.of(found["trainings"]), lambda value: f"{value:.0f}")
         measured = Spread.of(c / b for b, c in zip(found["b"], found["c"], strict=True))
@@ -599,21 +603,21 @@ class Bench:
         rates: list[tuple[float, float]] = []
         for number in range(-1, rounds):
             count = BURST_FILES if number >= 0 else 40
-            c, b, _ = await self.both(self.draw_files(count, number + 500))
+            c, b, _, _ = await self.both(self.draw_files(count, number + 500))
             if number >= 0:
                 rates.append((count / b, count / c))
                 say(f"  round {number + 1} of {rounds}: b {per_second(rates[-1][0])}, c {per_second(rates[-1][1])}")
         result.add("c_idle", "c with no-op stages", Spread.of(c for _, c in rates), per_second)
         result.add("ratio_idle", "c with no-op stages / b", Spread.of(c / b for b, c in rates), ratio)
 
-    async def both(self, files: Sequence[Path]) -> tuple[float, float, Heard]:
-        """Seconds of c for `files`, then of b for as many."""
+    async def both(self, files: Sequence[Path]) -> tuple[float, float, Heard, dict[str, int]]:
+        """Seconds of c for `files`, then of b for as many; what c said, and its objects' sizes."""
         await self.over_acequia()
         _, c, heard = await self.acequia.burst(files)
         await self.acequia.settle()
         await self.over_floor()
         sizes = {**heard.sizes(), "landing": round(statistics.mean(path.stat().st_size for path in files))}
-        return c, await self.floor.burst(sizes, len(files)), heard
+        return c, await self.floor.burst(sizes, len(files)), heard, sizes
 
     def draw_files(self, count: int, number: int) -> list[Path]:
         """Small CSV files, no two alike, in no two rounds."""
