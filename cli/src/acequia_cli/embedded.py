@@ -22,7 +22,7 @@ from acequia.adapters.sqlite import SqliteBus
 from acequia.app import House, QuietServer, Service, batch_service, make_app, stage_service
 from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError
-from acequia.runner import At, Workshop, keep_going
+from acequia.runner import At, Workshop, clear_folders, keep_going
 from acequia.settings import AcequiaSettings, load
 from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
@@ -111,6 +111,7 @@ class Embedded:
         except OSError as error:
             raise ConfigurationError(f"{self.data} can't be used as the data folder: {error.strerror}") from error
         settings = load(AcequiaSettings)
+        await asyncio.to_thread(clear_folders, settings.temp_dir)
         self._bus = await SqliteBus.open(self.data / "bus.sqlite")
         self._store = await DirectoryStore.open(self.data / "store", settings.buckets, self._bus)
         database = Database(await asyncio.to_thread(self._postgres.start))
@@ -134,15 +135,17 @@ class Embedded:
 
     async def _close(self) -> None:
         workshop_open = self._house.workshop is not None
-        await self._house.close(STOP_GRACE)
-        if self._read_run is not None:
-            await self._read_run.close()
-        if not workshop_open:
-            if self._bus is not None:
-                await self._bus.close()
-            if self._store is not None:
-                await self._store.close()
-        await asyncio.to_thread(self._postgres.stop)
+        try:
+            await self._house.close(STOP_GRACE)
+            if self._read_run is not None:
+                await self._read_run.close()
+            if not workshop_open:
+                if self._bus is not None:
+                    await self._bus.close()
+                if self._store is not None:
+                    await self._store.close()
+        finally:
+            await asyncio.to_thread(self._postgres.stop)  # whatever happened: nobody else would
 
 
 async def serve_embedded(
@@ -154,7 +157,15 @@ async def serve_embedded(
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
     async with Embedded(data) as embedded:
-        config = uvicorn.Config(embedded.app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            embedded.app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=int(STOP_GRACE),
+        )
         server = QuietServer(config)
         serving = asyncio.create_task(_serve(server, host, port))
         serving.add_done_callback(lambda _: stop.set())

@@ -5,15 +5,18 @@
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import json
 import logging
+import os
+import shutil
 import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -73,6 +76,8 @@ PARQUET = "application/vnd.apache.parquet"
 JSON = "application/json"
 HEADER_STALE = "acequia-stale"
 """Header of a message that asks for the current variant even where an older one stands."""
+FOLDER_PREFIX = "acequia-work-"
+FOLDER_AGE_SECONDS = 3600.0
 RACES = 20
 """How often a lost race for a pointer is run again before it counts as a transient failure."""
 
@@ -125,12 +130,20 @@ class Workshop:
     fatal: Callable[[ConfigurationError], None] | None = None
     """Told of an error that a person must mend: the process ends."""
 
-    def folder(self) -> AbstractContextManager[str]:
-        """A temporary folder that goes when the work is over."""
+    @contextmanager
+    def folder(self) -> Iterator[str]:
+        """A temporary folder that goes when the work is over; its lock says that we live."""
         try:
-            return tempfile.TemporaryDirectory(prefix="acequia-work-", dir=self.temp_dir, ignore_cleanup_errors=True)
+            made = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=self.temp_dir, ignore_cleanup_errors=True)
         except OSError as error:
             raise TransientFailure(f"no temporary folder: {error}", dependency="disk") from error
+        with made as name:
+            held = os.open(name, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                yield name
+            finally:
+                os.close(held)
 
     async def publish(self, record: AuditRecord) -> None:
         """Publish an audit record; returns once the broker has it."""
@@ -143,6 +156,34 @@ class Workshop:
                 message_id=str(record.event_id),
             ),
         )
+
+
+def clear_folders(parent: Path | None) -> None:
+    """Remove the temporary folders that killed processes left. ConfigurationError where none can be made there.
+
+    One is theirs that nobody holds the lock of and that is an hour old: a new one is locked just after it was made.
+    """
+    place = parent or Path(tempfile.gettempdir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=place):
+            left = [p for p in place.iterdir() if p.name.startswith(FOLDER_PREFIX) and p.is_dir()]
+    except OSError as error:
+        raise ConfigurationError(f"ACEQUIA_TEMP_DIR: no folder can be made in {place}: {error.strerror}") from error
+    for path in left:
+        try:
+            if time.time() - path.stat().st_mtime < FOLDER_AGE_SECONDS:
+                continue
+            held = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # it went meanwhile, or is another user's
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+            log.info("%s was left by a killed process: removed", path)
+        except OSError:
+            log.debug("%s is in use", path)
+        finally:
+            os.close(held)
 
 
 async def settle(

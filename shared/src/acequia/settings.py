@@ -69,7 +69,7 @@ class AcequiaSettings(BaseSettings):
     stop_grace: Annotated[float, Field(ge=0, description="Seconds to finish work in hand on SIGTERM")] = 20.0
     temp_dir: Annotated[Path | None, Field(description="Folder for temporary files; default: the system's")] = None
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest JSON body of a request")] = 65_536
-    log_level: str = "INFO"
+    log_level: Annotated[str, Field(pattern="^(?i:debug|info|warning|error|critical)$")] = "INFO"
 
     @field_validator("retry_delays", mode="before")
     @classmethod

@@ -15,4 +15,4 @@ def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
 
 
 if __name__ == "__main__":
-    serve("evaluator", build)
+    serve("evaluator", build, EvaluatorSettings)

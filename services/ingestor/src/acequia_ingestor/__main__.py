@@ -21,4 +21,4 @@ def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
 
 
 if __name__ == "__main__":
-    serve("ingestor", build)
+    serve("ingestor", build, IngestorSettings)

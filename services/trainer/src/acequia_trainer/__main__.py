@@ -16,4 +16,4 @@ def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
 
 
 if __name__ == "__main__":
-    serve("trainer", build)
+    serve("trainer", build, TrainerSettings)

@@ -1,0 +1,213 @@
+"""A service waits for servers, ends where a person must act, and stops when it is told to."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter
+
+from acequia.app import House, make_app
+from acequia.errors import ConfigurationError, TransientFailure
+from acequia.runner import FOLDER_PREFIX, Workshop, clear_folders
+
+MODULES = ["ingestor", "transformer", "trainer", "evaluator", "reconciler", "auditor"]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    """Both servers are away."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACEQUIA_", "MINIO_", "RABBITMQ_", "PG_"))}
+    return (
+        kept
+        | {
+            "MINIO_ENDPOINT": f"127.0.0.1:{free_port()}",
+            "MINIO_ACCESS_KEY": "a",
+            "MINIO_SECRET_KEY": "b" * 8,
+            "RABBITMQ_URL": f"amqp://guest:guest@127.0.0.1:{free_port()}/",
+            "PG_PASSWORD": "p",
+            "PG_PORT": str(free_port()),
+            "ACEQUIA_HTTP_PORT": str(free_port()),
+            "ACEQUIA_TEMP_DIR": str(tmp_path),
+            "ACEQUIA_STOP_GRACE": "2",
+        }
+        | more
+    )
+
+
+@contextmanager
+def process(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    started = subprocess.Popen(
+        [sys.executable, "-m", f"acequia_{name}"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.kill()
+        started.communicate()
+
+
+@pytest.mark.parametrize("name", ["ingestor", "auditor"])
+def test_a_service_waits_while_its_servers_are_away_and_stops_in_the_middle_of_that(name: str, tmp_path: Path) -> None:
+    with process(name, environment(tmp_path)) as started:
+        assert started.stdout is not None
+        line = ""
+        while "waits" not in line:
+            line = started.stdout.readline()
+            assert line, "it ended"
+        assert started.poll() is None
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("ingestor", "ACEQUIA_INGESTOR_ROWS_PER_PART", "many"),
+        ("trainer", "ACEQUIA_TRAINER_SEED", "many"),
+        ("reconciler", "ACEQUIA_RECONCILER_INTERVAL", "0"),
+        ("auditor", "PG_PASSWORD", ""),
+        ("ingestor", "ACEQUIA_LOG_LEVEL", "loud"),
+        ("ingestor", "ACEQUIA_TEMP_DIR", "/nowhere/at/all"),
+        ("ingestor", "MINIO_SECRET_KEY", ""),
+    ],
+)
+def test_a_setting_that_a_person_must_change_ends_a_service_at_once_though_its_servers_are_away(
+    name: str, variable: str, value: str, tmp_path: Path
+) -> None:
+    env = environment(tmp_path, **{variable: value})
+    if not value:
+        del env[variable]
+    with process(name, env) as started:
+        said, _ = started.communicate(timeout=60)
+    assert started.returncode == 2
+    (line,) = said.splitlines()
+    assert variable in line
+
+
+def test_a_port_that_is_taken_ends_a_service_with_a_line_that_says_so(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        env = environment(tmp_path, ACEQUIA_HTTP_PORT=str(taken.getsockname()[1]))
+        with process("transformer", env) as started:
+            said, _ = started.communicate(timeout=60)
+    assert started.returncode == 2
+    assert "ACEQUIA_HTTP_PORT" in said.splitlines()[-1]
+
+
+def test_a_client_that_never_ends_its_request_does_not_keep_a_service_from_stopping(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    with process("ingestor", env) as started:
+        for _ in range(300):
+            try:
+                client = socket.create_connection(("127.0.0.1", int(env["ACEQUIA_HTTP_PORT"])), 1)
+                break
+            except OSError:
+                time.sleep(0.1)
+        with client:
+            client.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this")
+            time.sleep(0.3)
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(30) == 0
+
+
+class Part:
+    """A service that starts and stops as it is told."""
+
+    def __init__(self, name: str, *, start: Exception | None = None, stop: Exception | None = None) -> None:
+        self.name = name
+        self.routers: Sequence[APIRouter] = ()
+        self.state = "new"
+        self._start = start
+        self._stop = stop
+
+    async def start(self) -> None:
+        self.state = "half started"
+        if self._start is not None:
+            raise self._start
+        self.state = "running"
+
+    async def stop(self, grace: float) -> None:
+        self.state = "stopped"
+        if self._stop is not None:
+            raise self._stop
+
+    async def check(self) -> None: ...
+
+
+async def test_a_start_that_fails_leaves_no_service_running_beside_those_of_the_next_try(workshop: Workshop) -> None:
+    house, app = House("test"), make_app("test")
+    first, second = Part("one"), Part("two", start=TransientFailure("away", dependency="x", away=True))
+    with pytest.raises(TransientFailure):
+        await house.open(app, workshop, [first, second])
+    assert (first.state, second.state) == ("stopped", "stopped")
+    await house.open(app, workshop, again := [Part("one"), Part("two")])
+    assert house.services == again
+
+
+async def test_a_service_that_does_not_stop_in_good_order_keeps_no_other_from_stopping(workshop: Workshop) -> None:
+    closed: list[str] = []
+
+    class Server:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def close(self) -> None:
+            closed.append(self.name)
+            if self.name == "bus":
+                raise OSError("gone")
+
+    house, parts = House("test"), [Part("one", stop=ValueError("a bug")), Part("two")]
+    there: Any = Workshop(Server("store"), Server("bus"), workshop.buckets, workshop.registry)  # type: ignore[arg-type]
+    await house.open(make_app("test"), there, parts)
+    with pytest.raises(OSError, match="gone"):
+        await house.close(1)
+    assert [p.state for p in parts] == ["stopped", "stopped"]
+    assert closed == ["bus", "store"]
+
+
+async def test_what_a_killed_process_left_behind_goes_and_what_is_in_use_stays(
+    tmp_path: Path, workshop: Workshop
+) -> None:
+    long_ago = time.time() - 100_000
+    left, young, others = (tmp_path / name for name in (f"{FOLDER_PREFIX}left", f"{FOLDER_PREFIX}young", "others"))
+    for folder in (left, young, others):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"x")
+    with workshop.folder() as in_use:
+        for path in (left, others, Path(in_use)):
+            os.utime(path, (long_ago, long_ago))
+        await asyncio.to_thread(clear_folders, tmp_path)
+        assert Path(in_use).exists()
+        assert not left.exists()
+        assert young.exists()
+        assert others.exists()
+    assert not Path(in_use).exists()
+
+
+def test_a_folder_for_temporary_files_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="ACEQUIA_TEMP_DIR"):
+        clear_folders(tmp_path / "file")
+
+
+def test_without_a_setting_the_systems_folder_is_taken() -> None:
+    clear_folders(None)
+    assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}never"))
