@@ -29,7 +29,7 @@ from acequia_trainer.settings import TrainerSettings
 from acequia_trainer.train import train
 from acequia_transformer.transform import transform
 
-from .conftest import blocks
+from .conftest import ROOT, blocks
 
 AT = datetime(2025, 12, 20, 12, 0, tzinfo=UTC)
 
@@ -154,3 +154,12 @@ def test_the_service_of_the_example_imports_what_there_is() -> None:
     load("acequia_masker.stage", example("stage.py"))
     main = load("acequia_masker.__main__", example("__main__.py"))
     assert callable(main.build)
+
+
+def test_the_service_of_the_example_is_started_as_the_others_are() -> None:
+    started = re.findall(r"serve\(.*\)", example("__main__.py"))
+    transformer = (ROOT / "services/transformer/src/acequia_transformer/__main__.py").read_text()
+    assert started == [
+        call.replace("transformer", "masker").replace("Transformer", "Masker")
+        for call in re.findall(r"serve\(.*\)", transformer)
+    ]
