@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from fastapi import APIRouter
 from acequia.app import House, make_app
 from acequia.errors import ConfigurationError, TransientFailure
 from acequia.runner import FOLDER_PREFIX, Workshop, clear_folders
-
-MODULES = ["ingestor", "transformer", "trainer", "evaluator", "reconciler", "auditor"]
 
 
 def free_port() -> int:
@@ -112,22 +109,6 @@ def test_a_port_that_is_taken_ends_a_service_with_a_line_that_says_so(tmp_path: 
     assert "ACEQUIA_HTTP_PORT" in said.splitlines()[-1]
 
 
-def test_a_client_that_never_ends_its_request_does_not_keep_a_service_from_stopping(tmp_path: Path) -> None:
-    env = environment(tmp_path)
-    with process("ingestor", env) as started:
-        for _ in range(300):
-            try:
-                client = socket.create_connection(("127.0.0.1", int(env["ACEQUIA_HTTP_PORT"])), 1)
-                break
-            except OSError:
-                time.sleep(0.1)
-        with client:
-            client.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this")
-            time.sleep(0.3)
-            started.send_signal(signal.SIGTERM)
-            assert started.wait(30) == 0
-
-
 class Part:
     """A service that starts and stops as it is told."""
 
@@ -206,8 +187,3 @@ def test_a_folder_for_temporary_files_that_is_none_is_named(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="ACEQUIA_TEMP_DIR"):
         clear_folders(tmp_path / "file")
-
-
-def test_without_a_setting_the_systems_folder_is_taken() -> None:
-    clear_folders(None)
-    assert not list(Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}never"))
