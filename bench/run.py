@@ -6,7 +6,7 @@
     b+  the same with every request that Acequia makes: ledger, HEADs, files beside; what the protocol costs
     c   Acequia as separate service processes, from POST to the evaluation stored and its audit in PostgreSQL
 
-    make bench                                everything, 10 to 15 minutes
+    make bench                                everything, 5 to 10 minutes
     make bench ARGS='--quick'                 fewer rounds, 100,000 rows instead of 1,000,000
     make bench ARGS='--only small'            one scenario: small (10 rows), large (1,000,000 rows), burst (200 files)
     make bench ARGS='--json out.json'         where the numbers go (default: bench/results/<time>.json)
@@ -116,7 +116,7 @@ class Plain:
     async def close(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
-        await self._process.wait()
+        await self._process.communicate()
 
 
 class Floor:
@@ -128,12 +128,14 @@ class Floor:
         self.logs = logs
         self._processes: list[asyncio.subprocess.Process] = []
         self._ended: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+        self._started = AsyncExitStack()
 
     async def start(self) -> None:
         buckets = Buckets(self.prefix)
         async with await MinioStore.open(load(MinioSettings), buckets) as store:
             await store.apply(topology(buckets))
         self._session = aiohttp.ClientSession()
+        self._started.push_async_callback(self._session.close)
         self._store = bare.Store(self.prefix, self._session)
         await bare.declare(self.channel)
         self._commands = await self.channel.get_exchange(bare.COMMANDS, ensure=False)
@@ -216,7 +218,7 @@ class Floor:
             if process.returncode is None:
                 process.kill()
             await process.wait()
-        await self._session.close()
+        await self._started.aclose()
 
 
 def _bare_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -301,13 +303,20 @@ class Acequia:
             self.fleet.replaced = {name: (idle, name) for name in ("ingestor", "transformer", "trainer", "evaluator")}
         self._records: asyncio.Queue[tuple[float, dict[str, Any]]] = asyncio.Queue()
         self._closed = False
+        self._started = AsyncExitStack()
 
     async def start(self) -> None:
-        await asyncio.to_thread(self.fleet.start, *SERVICES)
+        try:
+            await asyncio.to_thread(self.fleet.start, *SERVICES)
+        except AssertionError as error:
+            raise BenchFailed(str(error)) from None
         self._ear = await self.channel.declare_queue(exclusive=True)
         await self._ear.bind(AUDIT, "#")
-        self._tag = await self._ear.consume(self._heard, no_ack=True)
+        self._started.push_async_callback(self._ear.delete, if_unused=False, if_empty=False)
+        tag = await self._ear.consume(self._heard, no_ack=True)
+        self._started.push_async_callback(self._ear.cancel, tag)
         self._http = httpx.AsyncClient(base_url=self.fleet.url("ingestor"), timeout=60)
+        self._started.push_async_callback(self._http.aclose)
         self._database = await asyncpg.connect(
             host=os.environ["PG_HOST"],
             port=int(os.environ.get("PG_PORT", "5432")),
@@ -315,6 +324,7 @@ class Acequia:
             password=os.environ["PG_PASSWORD"],
             database=os.environ.get("PG_DATABASE", "acequia"),
         )
+        self._started.push_async_callback(self._database.close)
 
     async def listen(self, on: bool) -> None:
         """Bind the services to what MinIO publishes, or unbind them."""
@@ -403,10 +413,7 @@ class Acequia:
             return
         self._closed = True
         await asyncio.to_thread(self.fleet.close)
-        await self._ear.cancel(self._tag)
-        await self._ear.delete(if_unused=False, if_empty=False)
-        await self._http.aclose()
-        await self._database.close()
+        await self._started.aclose()
 
 
 def _run(answer: httpx.Response) -> str:
