@@ -210,6 +210,9 @@ async def settle(
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
                 continue
+            if error.away:  # nothing is wrong with the message: it must not die of an outage
+                workshop.meters.deliveries.labels(stage, "handed back").inc()
+                return HandBack()
             workshop.meters.deliveries.labels(stage, "retry").inc()
             await _note_failure(workshop, stage, delivery, error)
             return Retry(str(error))

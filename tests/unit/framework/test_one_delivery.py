@@ -12,7 +12,7 @@ from acequia.errors import ConfigurationError, LostRace, RejectedInput, Transien
 from acequia.events import Kind, Status
 from acequia.layers import Layer, Stem, data_key
 from acequia.ports import Ack, Delivery, HandBack, Message, Retry
-from acequia.runner import HEADER_STALE, StageRunner, Workshop
+from acequia.runner import HEADER_STALE, StageRunner, Workshop, settle
 from acequia.stage import Stage
 from acequia.work import Beside, Outcome, Pointer, RejectedWhole, Work
 
@@ -240,3 +240,12 @@ async def test_who_loses_the_race_for_a_pointer_decides_again(workshop: Workshop
 
 def test_a_lost_race_is_no_rejection() -> None:
     assert not issubclass(LostRace, RejectedInput)
+
+
+async def test_a_message_does_not_climb_the_ladder_for_a_server_that_is_away_for_hours(workshop: Workshop) -> None:
+    async def away(delivery: Delivery) -> None:
+        raise TransientFailure("no answer", dependency="minio", away=True)
+
+    delivery = Delivery("acequia.transformer", Message(b""))
+    assert await settle(away, delivery, workshop=workshop, stage="transformer", patience=0.3) == HandBack()
+    await records(workshop, 0)
