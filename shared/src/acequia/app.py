@@ -32,7 +32,7 @@ from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 from acequia.ports import Bus, Handler, ObjectStore, Subscription
 from acequia.runner import Meters, StageRunner, Workshop, clear_folders
-from acequia.settings import AcequiaSettings, MinioSettings, RabbitSettings, load
+from acequia.settings import AcequiaSettings, MinioSettings, RabbitSettings, check, load
 from acequia.stage import BatchStage, Stage
 from acequia.topology import READERS, topology
 
@@ -391,10 +391,8 @@ def serve(name: str, build: Build, *own: type[BaseSettings]) -> NoReturn:
     `own`: settings that `build` will read. They are looked at before any server is waited for.
     """
     try:
-        settings = load(AcequiaSettings)
-        minio, rabbit = load(MinioSettings), load(RabbitSettings)
-        for kind in own:
-            load(kind)
+        check(AcequiaSettings, MinioSettings, RabbitSettings, *own)
+        settings, minio, rabbit = load(AcequiaSettings), load(MinioSettings), load(RabbitSettings)
         configure_logging(settings.log_level)
         clear_folders(settings.temp_dir)
         code = asyncio.run(_serve(name, build, settings, minio, rabbit))

@@ -1,5 +1,6 @@
 """Settings of the parts that every service shares. Built in `__main__`, never at import."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -85,13 +86,32 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def load(settings: type[S], **given: Any) -> S:
-    """Read settings from the environment. ConfigurationError, in one line that names each, where one is missing."""
+    """Read settings from the environment. ConfigurationError, in one line that names each, where one is wrong."""
     try:
         return settings(**given)
     except ValidationError as error:
-        prefix = settings.model_config.get("env_prefix", "")
-        problems = "; ".join(
-            f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg'].lower()}"
-            for problem in error.errors()
-        )
-        raise ConfigurationError(f"settings: {problems} (see .env.example)") from None
+        raise ConfigurationError(_told(_problems(settings, error))) from None
+
+
+def check(*kinds: type[BaseSettings]) -> None:
+    """Read all of `kinds` and forget them. ConfigurationError, in one line that names each that is wrong in any."""
+    problems: list[str] = []
+    for kind in kinds:
+        try:
+            kind()
+        except ValidationError as error:
+            problems += _problems(kind, error)
+    if problems:
+        raise ConfigurationError(_told(problems))
+
+
+def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]:
+    prefix = settings.model_config.get("env_prefix", "")
+    return [
+        f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg'].lower()}"
+        for problem in error.errors()
+    ]
+
+
+def _told(problems: Sequence[str]) -> str:
+    return f"settings: {'; '.join(problems)} (see .env.example)"
