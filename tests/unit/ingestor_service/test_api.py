@@ -71,10 +71,10 @@ async def test_without_store_or_broker_a_request_is_refused_with_a_time_to_come_
     assert [d.message.message_id for d in await taken(workshop, QUEUE)] == [str(run_id)]
 
 
-async def test_a_command_that_no_queue_took_is_not_accepted(
+async def test_a_command_that_no_queue_took_is_not_accepted_told_or_kept(
     client: httpx.AsyncClient, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ACCEPTED record went through, the command did not: still no 202."""
+    """The client comes again with a run of its own: this one must not be carried out beside it."""
     publish = workshop.bus.publish
 
     async def only_audit(exchange: str, key: str, message: Any) -> None:
@@ -84,7 +84,8 @@ async def test_a_command_that_no_queue_took_is_not_accepted(
 
     monkeypatch.setattr(workshop.bus, "publish", only_audit)
     problem(await client.post("/ingestions", json=ASKED), 503)
-    assert len(await keys(workshop, Layer.LEDGER, "commands/")) == 1
+    assert await keys(workshop, Layer.LEDGER, "commands/") == []
+    assert await told(workshop) == []
 
 
 @pytest.mark.parametrize("what", ["upload", "publish"])

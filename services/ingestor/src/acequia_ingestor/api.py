@@ -151,15 +151,16 @@ class Acceptance:
             run_id=run_id,
             dataset=dataset.name,
             source=request.source,
-            accepted_at=utc_now().replace(microsecond=0),
+            accepted_at=utc_now(),
             fingerprint=fingerprint(request),
             rows_per_part=self.settings.rows_per_part,
             traceparent=traceparent,
         )
-        if (standing := await self._standing(command)) is not None:
-            return standing
-        if keyed and await self._uploads(run_id):
-            raise _reused(run_id)
+        if keyed:
+            if (standing := await self._standing(command)) is not None:
+                return standing
+            if await self._uploads(run_id):
+                raise _reused(run_id)
         store = self.workshop.store
         created = await store.create(
             Layer.LEDGER,
@@ -178,11 +179,25 @@ class Acceptance:
             stored = IngestionCommand.model_validate_json(found[0])
             self._must_match(stored, command)
             command = stored
+        message = Message(command.model_dump_json().encode(), type=COMMAND, message_id=str(run_id))
+        try:
+            await self.workshop.bus.publish(COMMANDS, "ingest", message)
+        except TransientFailure:
+            if not keyed:
+                await self._withdraw(command)
+            raise
         await self.workshop.publish(accepted_command(command, self.workshop.host))
-        await self.workshop.bus.publish(
-            COMMANDS, "ingest", Message(command.model_dump_json().encode(), type=COMMAND, message_id=str(run_id))
-        )
         return command
+
+    async def _withdraw(self, command: IngestionCommand) -> None:
+        """Take back a command that is answered with 503: nobody else knows its run, and the client will ask anew.
+
+        As far as that goes: a command that stays is carried out, for nothing stored is forgotten.
+        """
+        try:
+            await self.workshop.store.remove(Layer.LEDGER, command_key(command.run_id))
+        except TransientFailure as failure:
+            log.warning("a refused command stays and will be carried out: %s", failure)
 
     async def _standing(self, command: IngestionCommand) -> IngestionCommand | None:
         """The command of the same run that was carried out already."""
