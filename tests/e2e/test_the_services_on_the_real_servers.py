@@ -387,6 +387,19 @@ def test_a_stop_in_the_middle_of_work_exits_with_0_and_loses_nothing(fleet: Flee
         assert_rows_add_up(page)
 
 
+def test_a_stop_in_the_middle_of_a_long_training_does_not_wait_for_its_end(fleet: Fleet) -> None:
+    """It is handed back at once, and the next process does it."""
+    assert fleet.stop("trainer") == 0
+    fleet.start("trainer", ACEQUIA_TRAINER_N_ESTIMATORS="10000", ACEQUIA_STOP_GRACE="1")
+    plans = fleet.said("trainer", "start 1")
+    run_id = fleet.post(rows=5000, seed=77).json()["run_id"]
+    fleet.wait(lambda: fleet.said("trainer", "start 1") > plans, "no training starts")
+    assert fleet.stop("trainer") == 0
+    assert not fleet.page(run_id)["finished"]
+    fleet.start("trainer")
+    assert fleet.finished(run_id)["state"] == "done"
+
+
 def _run_with(fleet: Fleet, rows_in: int) -> dict[str, Any]:
     """The finished page of the run that had this many rows."""
     found: list[dict[str, Any]] = []

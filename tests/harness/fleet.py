@@ -44,12 +44,13 @@ class Fleet:
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
-    def start(self, *names: str, wait: bool = True) -> None:
+    def start(self, *names: str, wait: bool = True, **more: str) -> None:
+        """`more`: settings for this start alone."""
         for name in names:
             with (self.logs / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", f"acequia_{name}"],
-                    env={**self.env, "ACEQUIA_HTTP_PORT": str(self.ports[name])},
+                    env={**self.env, "ACEQUIA_HTTP_PORT": str(self.ports[name]), **more},
                     stdout=log,
                     stderr=log,
                 )
@@ -79,6 +80,10 @@ class Fleet:
 
     def log(self, name: str) -> str:
         return (self.logs / f"{name}.log").read_text()[-1000:]
+
+    def said(self, name: str, words: str) -> int:
+        """How often a service has logged `words`."""
+        return (self.logs / f"{name}.log").read_text().count(words)
 
     def close(self) -> None:
         for process in self.processes.values():

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any, NoReturn, Protocol
 
 import uvicorn
+import uvloop
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -379,7 +380,7 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
-    for noisy in ("httpx", "httpcore"):
+    for noisy in ("httpx", "httpcore", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for told_by_us in ("aio_pika", "aiormq"):  # each failed attempt to connect, with a traceback
         logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
@@ -395,7 +396,9 @@ def serve(name: str, build: Build, *own: type[BaseSettings]) -> NoReturn:
         settings, minio, rabbit = load(AcequiaSettings), load(MinioSettings), load(RabbitSettings)
         configure_logging(settings.log_level)
         clear_folders(settings.temp_dir)
-        code = asyncio.run(_serve(name, build, settings, minio, rabbit))
+        # not closed: that would wait for a training in a worker thread, however long it takes
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        code = runner.run(_serve(name, build, settings, minio, rabbit))
     except ConfigurationError as error:
         sys.stderr.write(f"acequia-{name}: {error}\n")
         code = 2

@@ -88,7 +88,7 @@ class Sweeper:
         if not dry_run:
             await self._send(result, at_once=at_once)
         await self._remove_unnamed(result, dry_run=dry_run)
-        if result.orphans:
+        if result.sent:
             log.info("sweep: %d orphans, %d sent again", len(result.orphans), result.sent)
         return result
 
