@@ -268,10 +268,18 @@ class Ingestor:
 
     async def _land(self, event: ObjectCreated, folder: Path, started: datetime) -> AuditRecord:
         """The record of a landing object's one outcome. Raises InputGone where the object changed meanwhile."""
-        if event.etag and (record := await self._done(landing_done_id(event.bucket, event.key, event.etag))):
-            return record
         source = folder / "source"
-        info = await self.workshop.store.get(Layer.LANDING, event.key, source, etag=event.etag or None)
+        standing, info = await asyncio.gather(
+            self._done(landing_done_id(event.bucket, event.key, event.etag)),
+            self.workshop.store.get(Layer.LANDING, event.key, source, etag=event.etag or None),
+            return_exceptions=True,
+        )
+        if isinstance(standing, BaseException):
+            raise standing
+        if standing is not None:
+            return standing
+        if isinstance(info, BaseException):
+            raise info
         self.workshop.at(f"{STAGE}.after_fetch")
         origin = Origin(
             done_id=landing_done_id(event.bucket, event.key, info.etag),
@@ -291,15 +299,17 @@ class Ingestor:
             await self.workshop.publish(accepted)
             return await self._reject(origin, stem, rejected, parameters, accepted, started, {})
         accepted = self._accept_file(origin, dataset, parameters)
-        await self.workshop.publish(accepted)
-        digest = ParseOptions(dataset, format).claim_digest(await asyncio.to_thread(sha256_of, source))
+        content, _ = await asyncio.gather(asyncio.to_thread(sha256_of, source), self.workshop.publish(accepted))
+        digest = ParseOptions(dataset, format).claim_digest(content)
         claim = await self._claim(
             Claim(dataset, digest, origin, rows_per_part=self.settings.rows_per_part, format=format)
         )
         self.workshop.at(f"{STAGE}.after_claim")
-        first = await self._carry_out(claim, source, folder, accepted, started)
         if claim.origin.done_id == origin.done_id:
-            return first
+            return await self._carry_out(claim, source, folder, accepted, started)
+        first = await self._done(claim.origin.done_id)
+        if first is None:
+            first = await self._carry_out(claim, source, folder, accepted, started)
         await self.workshop.publish(first)
         return await self._same_content(origin, claim, first, parameters, accepted, started)
 
@@ -335,9 +345,7 @@ class Ingestor:
     async def _carry_out(
         self, claim: Claim, source: Path, folder: Path, accepted: AuditRecord, started: datetime
     ) -> AuditRecord:
-        """The record of the claim's owner: as it stands, or after writing what it lacks."""
-        if (record := await self._done(claim.origin.done_id)) is not None:
-            return record
+        """Write what the claim's owner lacks; the owner's record."""
         settings = self.settings
         parameters = {"file": claim.origin.file_name, "rows_per_part": claim.rows_per_part}
         if claim.origin.run_id != accepted.run_id:
