@@ -28,6 +28,9 @@ class Names:
     """Queues of the test's own."""
 
     prefix: str = field(default_factory=lambda: f"t{uuid4().hex[:12]}")
+    left: bool = False
+    """They stay: a queue that is deleted just after the broker's start, while its dead-letter worker starts, may take
+    the supervisor of all these workers down (rabbitmq-server issue 16652), and then no such queue works any more."""
 
     @property
     def work(self) -> Queue:
@@ -42,6 +45,8 @@ class Names:
 async def names(stack) -> AsyncIterator[Names]:
     names = Names()
     yield names
+    if names.left:
+        return
     connection = await aio_pika.connect(stack.rabbit.url.get_secret_value())
     async with connection, connection.channel() as channel:
         for queue in (names.work.name, names.work.retry_queue(1), names.dead.name):
@@ -76,6 +81,7 @@ async def test_a_broker_that_restarts_gets_its_consumers_back_and_gives_what_was
     for number in range(4):
         await bus.publish("", names.work.name, Message(b"{}", message_id=str(number)))
     await until(lambda: len(came) == 2)
+    names.left = True
     stack.stop_one("rabbitmq", kill=True)
     gate.set()
     with pytest.raises(TransientFailure) as caught:
@@ -88,6 +94,7 @@ async def test_a_broker_that_restarts_gets_its_consumers_back_and_gives_what_was
 
 
 async def test_a_publish_waits_through_a_short_absence(stack, bus, names):
+    names.left = True
     stack.stop_one("rabbitmq")
     patient = RabbitBus(stack.rabbit, publish_patience=60)
     publish = asyncio.create_task(patient.publish("", names.work.name, Message(b"{}")))
