@@ -109,7 +109,7 @@ def parse_file(
     max_bytes: int = MAX_BYTES,
     max_rows: int | None = None,
 ) -> Parsed:
-    """Read `source` (gzip, bzip2 and zstd are unpacked, whatever the name says) into parts below the folder `out`.
+    """Read `source` (gzip and bzip2 are unpacked, whatever the name says) into parts below the folder `out`.
 
     `format` None: detected by content. `file_name` is only used in messages. The same bytes give the same files,
     byte for byte. Nothing of the result may be used where this raises.
