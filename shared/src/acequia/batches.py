@@ -291,17 +291,16 @@ class BatchRunner:
     async def start(self) -> None:
         """Make the stage's variant known and find the plans that are open, before the first delivery."""
         await self.variants.register(self.stage.variant, reads=self.stage.reads, writes=self.stage.writes)
-        await self._look()
+        for plans in await self._look():
+            for number in sorted(plans.known)[-RECENT_PLANS:]:
+                # the process that committed it may have died before it said so
+                if (record := await self._standing(plans.known[number])) is not None:
+                    await self.workshop.publish(record)
 
-    async def _look(self) -> None:
+    async def _look(self) -> list[Plans]:
         """Find the plans that are open, whoever made them."""
-        for dataset in self.workshop.registry.values():
-            if self.stage.name in dataset.readers:
-                plans = await self._refresh(dataset.name)
-                for number in sorted(plans.known)[-RECENT_PLANS:]:
-                    # the process that committed it may have died before it said so
-                    if (record := await self._standing(plans.known[number])) is not None:
-                        await self.workshop.publish(record)
+        datasets = [d.name for d in self.workshop.registry.values() if self.stage.name in d.readers]
+        return [await self._refresh(dataset) for dataset in datasets]
 
     async def handle(self, delivery: Delivery) -> Settlement:
         """Wait until a plan covers the delivery's object."""
