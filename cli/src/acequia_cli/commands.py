@@ -19,9 +19,10 @@ from rich.table import Table
 from acequia.errors import AcequiaError, ConfigurationError
 from acequia_cli.client import Api
 from acequia_cli.complaints import DONE, FAILED, WRONG_USE, Complaint, WrongUse
-from acequia_cli.connection import Connection, Where, connect, owner_url
+from acequia_cli.connection import Connection, Where, connect
 from acequia_cli.follow import Watched, follow
 from acequia_cli.lineage import print_lineage
+from acequia_cli.owner import owner_url
 from acequia_cli.progress import count, open_view, sending
 from acequia_cli.summary import print_many, print_summary, state_text, summarise
 

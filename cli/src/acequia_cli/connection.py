@@ -1,7 +1,5 @@
 """Whom a command talks to: a running installation over HTTP, or one that lives in this process as long as it does."""
 
-import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,9 +10,7 @@ import httpx
 
 from acequia_cli.client import Api
 from acequia_cli.complaints import WrongUse
-
-SERVER_FILE = "server.json"
-"""In the data folder of an `acequia up`: its URL and process id."""
+from acequia_cli.owner import owner_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +34,6 @@ class Connection:
         """Where the object lies on this disk."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return self.data / "store" / bucket / key if self.data and key and uri.startswith("s3://") else None
-
-
-def owner_url(data: Path) -> str | None:
-    """Where the process that owns the folder answers, or None where none serves it."""
-    try:
-        document = json.loads((data / SERVER_FILE).read_text())
-        os.kill(document["pid"], 0)
-        url = str(document["url"])
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError):
-        return None
-    return url
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings
-from acequia_cli.connection import SERVER_FILE
+from acequia_cli.owner import SERVER_FILE
 from acequia_cli.postgres import EmbeddedPostgres
 from acequia_evaluator.settings import EvaluatorSettings
 from acequia_evaluator.stage import build_stage as build_evaluator
