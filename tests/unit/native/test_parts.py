@@ -54,14 +54,19 @@ def test_a_policy_that_is_there_already_is_left_alone(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 def test_after_an_installation_only_the_port_mapper_that_it_started_is_taken_for_its_own(tmp_path):
     program = tmp_path / "epmd"
-    shutil.copy(shutil.which("sleep"), program)
+    shutil.copy(shutil.which("cat"), program)
     processes = [
-        subprocess.Popen([program, "60"], env={**os.environ, **environment})
+        subprocess.Popen(
+            [program], env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
         for environment in ({}, {parts.APT_MARK: str(os.getpid())})
     ]
     try:
+        for process in processes:  # an answer: name and environment of a process are its own only some time after exec
+            process.stdin.write(b"up")
+            assert process.stdout.read(2) == b"up"
         assert list(parts._port_mappers_of_apt()) == [processes[1].pid]
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
+            with process:
+                process.kill()
