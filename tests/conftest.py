@@ -122,7 +122,7 @@ async def clean_queues(stack: Stack) -> AsyncIterator[Callable[[Sequence[int]], 
             name
             for some in seen
             for queue in topology(Buckets(), some).queues
-            for name in (queue.name, *(queue.retry_queue(delay) for delay in queue.retry_delays))
+            for name in (queue.name, *queue.rungs)
         }
         connection = await aio_pika.connect(stack.rabbit.url.get_secret_value())
         async with connection, connection.channel() as channel:

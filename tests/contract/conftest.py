@@ -91,16 +91,21 @@ class Buses:
         return f"{self.prefix}.other"
 
     @property
+    def later(self) -> str:
+        return f"{self.prefix}.later"
+
+    @property
     def dead(self) -> str:
         return f"{self.prefix}.dead"
 
     def table(self, *, retry_delays: tuple[int, ...] = (1,), delivery_limit: int = 20, **changes: Any) -> Topology:
-        """`work` takes `work.*`, `other` takes `#.all` and `exact`; both have one dead-letter queue."""
+        """`work` takes `work.*`, `other` takes `#.all` and `exact`, `later` holds two; one queue for the dead."""
         table = Topology(
             exchanges=(Exchange(self.exchange),),
             queues=(
                 Queue(self.work, "tester", self.dead, retry_delays, delivery_limit),
                 Queue(self.other, "tester", self.dead, retry_delays, delivery_limit),
+                Queue(self.later, "tester", self.dead, retry_delays, delivery_limit, rungs_of=self.work, most=2),
                 Queue(self.dead, "tester", None),
             ),
             bindings=(
@@ -150,7 +155,7 @@ async def _forget(url: str, tables: list[Topology]) -> None:
     connection = await aio_pika.connect(url)
     async with connection, connection.channel() as channel:
         for queue in {queue for table in tables for queue in table.queues}:
-            for name in (queue.name, *(queue.retry_queue(delay) for delay in queue.retry_delays)):
+            for name in (queue.name, *queue.rungs):
                 await channel.queue_delete(name)
         for exchange in {exchange.name for table in tables for exchange in table.exchanges} - {OBJECTS}:
             await channel.exchange_delete(exchange)

@@ -132,6 +132,37 @@ async def test_a_retry_comes_back_to_the_queue_it_failed_in_alone(buses, inbox):
     assert len(other.deliveries) == 1
 
 
+async def test_a_retry_from_a_queue_that_has_anothers_rungs_comes_into_that_queue(buses, inbox):
+    bus = await buses.open(retry_delays=(1,))
+    later, box = inbox(lambda _: Retry("once")), inbox()
+    await bus.consume(buses.later, later, concurrency=1)
+    await bus.consume(buses.work, box, concurrency=1)
+    await bus.publish("", buses.later, Message(body=b"x"))
+    (delivery,) = await box.holds(1)
+    assert (delivery.queue, delivery.attempt) == (buses.work, 2)
+    assert len(later.deliveries) == 1
+
+
+async def test_a_full_queue_refuses_the_next_message_and_takes_it_once_there_is_room(buses, inbox):
+    bus = await buses.open()
+    refused = False
+    for n in range(20):  # a quorum queue may take a few more than its limit before it refuses
+        try:
+            await bus.publish("", buses.later, Message(body=str(n).encode()))
+        except TransientFailure as failure:
+            refused = failure.away
+            break
+    assert refused
+    taken = await bus.depth(buses.later)
+    assert taken >= 2
+    box = inbox()
+    await bus.consume(buses.later, box, concurrency=1)
+    await box.holds(taken)
+    await bus.publish("", buses.later, Message(body=b"one more"))
+    await box.holds(taken + 1)
+    assert {d.message.body for d in box.deliveries} == {*(str(i).encode() for i in range(taken)), b"one more"}
+
+
 async def test_a_message_that_waits_on_a_rung_survives_the_bus(buses, inbox):
     bus = await buses.open(retry_delays=(1,))
     box = inbox(lambda _: Retry("not now"))

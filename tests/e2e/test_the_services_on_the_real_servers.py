@@ -47,7 +47,7 @@ async def _prepare(stack: Any, database: str | None) -> None:
         for delays in ((1, 2, 2), None):
             table = topology(Buckets(), delays) if delays else topology(Buckets())
             for queue in table.queues:
-                for name in (queue.name, *(queue.retry_queue(d) for d in queue.retry_delays)):
+                for name in (queue.name, *queue.rungs):
                     await channel.queue_delete(name)
     if database:
         there = stack.postgres

@@ -4,12 +4,13 @@ The one place inside the framework that knows the adapters. Importing it does no
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,7 +20,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_settings import BaseSettings
 from starlette.exceptions import HTTPException
@@ -30,17 +31,20 @@ from acequia.adapters.minio import MinioStore
 from acequia.adapters.rabbit import RabbitBus
 from acequia.batches import BatchRunner
 from acequia.datasets import load_registry
-from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
-from acequia.ports import Bus, Handler, ObjectStore, Subscription
+from acequia.errors import AcequiaError, ConfigurationError, RejectedInput, TransientFailure
+from acequia.ports import Bus, Delivery, Handler, ObjectStore, Settlement, Subscription
 from acequia.runner import Meters, StageRunner, Workshop, clear_folders
 from acequia.settings import AcequiaSettings, MinioSettings, RabbitSettings, check, load
 from acequia.stage import BatchStage, Stage
-from acequia.topology import READERS, topology
+from acequia.topology import READERS, replay_queue, topology
 
 log = logging.getLogger("acequia")
 
 RETRY_AFTER = "5"
 """Seconds after which a client may try again, as the header `Retry-After` says it."""
+NDJSON = "application/x-ndjson"
+REPLAY_LOOK_SECONDS, REPLAY_TURN_SECONDS = 3.0, 0.5
+"""Seconds between two looks at a replay queue: while it is empty, and while something lies in it."""
 BATCH_CONCURRENCY = 1000
 """Messages that a many-to-one stage holds at once while it gathers."""
 
@@ -56,14 +60,17 @@ class Problem(HTTPException):
         self.title = title
         self.more = more
 
-    def response(self) -> JSONResponse:
-        body = {
+    def document(self) -> dict[str, Any]:
+        return {
             "type": "about:blank",
             "title": self.title,
             "status": self.status_code,
             "detail": self.detail,
             **self.more,
         }
+
+    def response(self) -> JSONResponse:
+        body = self.document()
         headers = {"Retry-After": RETRY_AFTER} if self.status_code == HTTPStatus.SERVICE_UNAVAILABLE else None
         return JSONResponse(body, self.status_code, headers, media_type="application/problem+json")
 
@@ -158,6 +165,30 @@ def make_app(title: str, *, max_body_bytes: int = 65_536) -> FastAPI:
     return app
 
 
+def ndjson(items: AsyncIterator[Mapping[str, Any]]) -> StreamingResponse:
+    """A long answer, a JSON document a line, as it comes; where it breaks off, the last one is {"problem": ...}."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            async for item in items:
+                yield _line(item)
+        except TransientFailure as error:
+            problem = Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.dependency} is unavailable", str(error))
+            yield _line({"problem": problem.document()})
+        except RejectedInput as error:
+            problem = Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.rule, error.reason)
+            yield _line({"problem": problem.document()})
+        except AcequiaError as error:
+            problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__, str(error))
+            yield _line({"problem": problem.document()})
+
+    return StreamingResponse(lines(), media_type=NDJSON)
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, default=str).encode() + b"\n"
+
+
 # services
 
 
@@ -182,7 +213,7 @@ class Service(Protocol):
 
 @dataclass(slots=True)
 class ConsumerService:
-    """A service that handles the messages of one queue."""
+    """A service that handles the messages of one queue, and of its replay queue while no other work waits."""
 
     name: str
     workshop: Workshop
@@ -192,14 +223,48 @@ class ConsumerService:
     concurrency: int = 2
     routers: Sequence[APIRouter] = ()
     _subscription: Subscription | None = None
+    _replays: Subscription | None = None
+    _watch: asyncio.Task[None] | None = None
+    _in_hand: int = 0
 
     async def start(self) -> None:
         await self.prepare()
-        self._subscription = await self.workshop.bus.consume(self.queue, self.handle, concurrency=self.concurrency)
+        self._subscription = await self.workshop.bus.consume(
+            self.queue, self._handle_live, concurrency=self.concurrency
+        )
+        self._watch = asyncio.create_task(self._watch_replays(), name=f"{self.name}: replays")
+
+    async def _handle_live(self, delivery: Delivery) -> Settlement:
+        self._in_hand += 1
+        try:
+            return await self.handle(delivery)
+        finally:
+            self._in_hand -= 1
+
+    async def _watch_replays(self) -> None:
+        """Consume the replay queue as long as the live one is empty and hands are free."""
+        bus, queue = self.workshop.bus, replay_queue(self.name)
+        while True:
+            pause = REPLAY_LOOK_SECONDS
+            try:
+                waiting = await bus.depth(queue)
+                if waiting and self._in_hand < self.concurrency and not await bus.depth(self.queue):
+                    if self._replays is None:
+                        self._replays = await bus.consume(queue, self.handle, concurrency=self.concurrency)
+                    await self._replays.resume()
+                elif self._replays is not None:
+                    await self._replays.pause()
+                pause = REPLAY_TURN_SECONDS if waiting else REPLAY_LOOK_SECONDS
+            except (TransientFailure, ConfigurationError) as error:
+                log.warning("%s: replays wait: %s", self.name, error)
+            await asyncio.sleep(pause)
 
     async def stop(self, grace: float) -> None:
-        if self._subscription is not None:
-            await self._subscription.close(grace=grace)
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
+        subscriptions = [s for s in (self._subscription, self._replays) if s is not None]
+        await asyncio.gather(*(subscription.close(grace=grace) for subscription in subscriptions))
 
     async def check(self) -> None:
         if self._subscription is None:
@@ -220,8 +285,11 @@ class BatchService:
 
     async def start(self) -> None:
         await self.runner.start()
-        subscription = await self.workshop.bus.consume(self.queue, self.runner.handle, concurrency=BATCH_CONCURRENCY)
-        self._subscription = subscription
+        bus, handle = self.workshop.bus, self.runner.handle
+        live = await bus.consume(self.queue, handle, concurrency=BATCH_CONCURRENCY)
+        self._subscription = subscription = _Both(live)
+        # what is replayed joins the plan of what waits: nothing goes before anything
+        subscription.other = await bus.consume(replay_queue(self.name), handle, concurrency=BATCH_CONCURRENCY)
         self._life = asyncio.create_task(self.runner.run(subscription), name=self.name)
         self._life.add_done_callback(self._ended)
 
@@ -242,6 +310,26 @@ class BatchService:
             raise TransientFailure(f"{self.name} is starting", dependency=self.name)
         if self._life.done():
             raise TransientFailure(f"{self.name} has ended", dependency=self.name)
+
+
+@dataclass(slots=True)
+class _Both:
+    """Two subscriptions as one."""
+
+    one: Subscription
+    other: Subscription | None = None
+
+    async def pause(self) -> None:
+        await asyncio.gather(*(subscription.pause() for subscription in self._all()))
+
+    async def resume(self) -> None:
+        await asyncio.gather(*(subscription.resume() for subscription in self._all()))
+
+    async def close(self, *, grace: float) -> None:
+        await asyncio.gather(*(subscription.close(grace=grace) for subscription in self._all()))
+
+    def _all(self) -> Sequence[Subscription]:
+        return [subscription for subscription in (self.one, self.other) if subscription is not None]
 
 
 def queue_of(stage: str) -> str:

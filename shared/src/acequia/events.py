@@ -18,7 +18,7 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from acequia.errors import RejectedInput
-from acequia.layers import NAMESPACE, Buckets, Layer
+from acequia.layers import CANARY_PREFIX, NAMESPACE, Buckets, Layer
 
 SCHEMA_VERSION = 1
 
@@ -81,13 +81,15 @@ def parse_notification(body: bytes, buckets: Buckets) -> ObjectCreated | Ignored
         entity = record["s3"]["object"]
         if (layer := buckets.layer(bucket)) is None:
             return Ignored(reason="another bucket")
+        if (key := unquote_plus(entity["key"])).startswith(CANARY_PREFIX):
+            return Ignored(reason="canary")
         metadata = {
             k.lower().removeprefix("x-amz-meta-"): str(v) for k, v in (entity.get("userMetadata") or {}).items()
         }
         return ObjectCreated(
             layer=layer,
             bucket=bucket,
-            key=unquote_plus(entity["key"]),
+            key=key,
             etag=str(entity.get("eTag") or "").strip('"'),
             size=entity.get("size"),
             metadata=metadata,

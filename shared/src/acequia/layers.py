@@ -14,6 +14,9 @@ NAMESPACE = UUID("6f1f2f0e-6a51-5b3c-9d0a-ace0c1a00001")
 UNKNOWN_DATASET = "_unknown"
 """Stands where a dataset's name would, for objects of which nobody can say what they are."""
 
+CANARY_PREFIX = "_doctor/"
+"""Objects below it, in any layer, are `acequia doctor`'s: no stage takes them for work."""
+
 
 class Layer(StrEnum):
     LANDING = "landing"

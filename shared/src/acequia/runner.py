@@ -77,6 +77,8 @@ JSON = "application/json"
 HEADER_STALE = "acequia-stale"
 """Header of a message that asks for the current variant even where an older one stands."""
 FOLDER_PREFIX = "acequia-work-"
+NEW_FOLDER_PREFIX = "acequia-new-"
+"""A folder bears this name until it is locked: an unlocked one of the other name has lost its process."""
 FOLDER_AGE_SECONDS = 3600.0
 RACES = 20
 """How often a lost race for a pointer is run again before it counts as a transient failure."""
@@ -134,16 +136,19 @@ class Workshop:
     def folder(self) -> Iterator[str]:
         """A temporary folder that goes when the work is over; its lock says that we live."""
         try:
-            made = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=self.temp_dir, ignore_cleanup_errors=True)
+            new = Path(tempfile.mkdtemp(prefix=NEW_FOLDER_PREFIX, dir=self.temp_dir))
+            held = os.open(new, os.O_RDONLY)
         except OSError as error:
             raise TransientFailure(f"no temporary folder: {error}", dependency="disk") from error
-        with made as name:
-            held = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            folder = new.rename(new.with_name(FOLDER_PREFIX + new.name.removeprefix(NEW_FOLDER_PREFIX)))
             try:
-                fcntl.flock(held, fcntl.LOCK_EX)
-                yield name
+                yield str(folder)
             finally:
-                os.close(held)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(held)
 
     async def publish(self, record: AuditRecord) -> None:
         """Publish an audit record; returns once the broker has it."""
@@ -161,17 +166,18 @@ class Workshop:
 def clear_folders(parent: Path | None) -> None:
     """Remove the temporary folders that killed processes left. ConfigurationError where none can be made there.
 
-    One is theirs that nobody holds the lock of and that is an hour old: a new one is locked just after it was made.
+    One is theirs that nobody holds the lock of; one that was not locked yet, once it is an hour old.
     """
     place = parent or Path(tempfile.gettempdir())
     try:
-        with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=place):
-            left = [p for p in place.iterdir() if p.name.startswith(FOLDER_PREFIX) and p.is_dir()]
+        with tempfile.TemporaryDirectory(prefix=NEW_FOLDER_PREFIX, dir=place):
+            left = [p for p in place.iterdir() if p.name.startswith((FOLDER_PREFIX, NEW_FOLDER_PREFIX)) and p.is_dir()]
     except OSError as error:
         raise ConfigurationError(f"ACEQUIA_TEMP_DIR: no folder can be made in {place}: {error.strerror}") from error
     for path in left:
         try:
-            if time.time() - path.stat().st_mtime < FOLDER_AGE_SECONDS:
+            young = time.time() - path.stat().st_mtime < FOLDER_AGE_SECONDS
+            if young and path.name.startswith(NEW_FOLDER_PREFIX):
                 continue
             held = os.open(path, os.O_RDONLY)
         except OSError:

@@ -12,6 +12,8 @@ AUDIT = "acequia.audit"
 DELIVERY_LIMIT = 20
 DEFAULT_RETRY_DELAYS = (1, 5, 30, 120, 600)
 """Seconds a message waits on each rung."""
+MOST_MESSAGES = 100_000
+"""A stage's queue takes no more: who publishes waits, and what the store could not tell is found by the reconciler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +24,27 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable quorum queue. `retry_delays`: its rungs, in seconds; `dead`: the queue that takes its dead letters."""
+    """A durable quorum queue. `retry_delays`: its rungs, in seconds; `dead`: the queue that takes its dead letters.
+
+    `rungs_of`: whose rungs its messages climb, if not its own; from there they come back into that queue. `most`: how
+    many messages lie in it at most; one more is refused.
+    """
 
     name: str
     stage: str
     dead: str | None
     retry_delays: tuple[int, ...] = ()
     delivery_limit: int = DELIVERY_LIMIT
+    rungs_of: str | None = None
+    most: int | None = None
 
     def retry_queue(self, delay: int) -> str:
-        return f"{self.name}.retry.{delay}s"
+        return f"{self.rungs_of or self.name}.retry.{delay}s"
+
+    @property
+    def rungs(self) -> Mapping[str, int]:
+        """The retry queues that are its own, and their seconds."""
+        return {} if self.rungs_of else {self.retry_queue(delay): delay for delay in self.retry_delays}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,11 @@ def dead_queue(stage: str) -> str:
     return f"acequia.{stage}.dead"
 
 
+def replay_queue(stage: str) -> str:
+    """The low-priority queue of a stage: for what is replayed, while nothing else waits."""
+    return f"acequia.{stage}.replay"
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     exchanges: Sequence[Exchange]
@@ -104,13 +122,17 @@ class Topology:
 def topology(buckets: Buckets, retry_delays: Sequence[int] = DEFAULT_RETRY_DELAYS) -> Topology:
     """The whole table."""
     delays = tuple(retry_delays)
-    queues = [Queue(r.queue, r.stage, dead_queue(r.stage), delays) for r in READERS]
-    queues.append(Queue(AUDIT_QUEUE, "auditor", dead_queue("auditor"), delays))
+    queues = [Queue(r.queue, r.stage, dead_queue(r.stage), delays, most=MOST_MESSAGES) for r in READERS]
+    queues.append(Queue(AUDIT_QUEUE, "auditor", dead_queue("auditor"), delays, most=MOST_MESSAGES))
     # a dead-letter queue has no limit of its own: what lies in it waits for the auditor, however long that takes
     dead = [Queue(q.dead, q.stage, None) for q in queues if q.dead]
+    replays = [
+        Queue(replay_queue(r.stage), r.stage, dead_queue(r.stage), delays, rungs_of=r.queue, most=MOST_MESSAGES)
+        for r in READERS
+    ]
     return Topology(
         exchanges=(Exchange(OBJECTS), Exchange(COMMANDS), Exchange(AUDIT)),
-        queues=(*queues, *dead),
+        queues=(*queues, *replays, *dead),
         bindings=(
             *(Binding(OBJECTS, r.queue, routing_key(r.layer)) for r in READERS),
             Binding(COMMANDS, "acequia.ingestor", "ingest"),

@@ -17,7 +17,7 @@ from fastapi import APIRouter
 
 from acequia.app import House, make_app
 from acequia.errors import ConfigurationError, TransientFailure
-from acequia.runner import FOLDER_PREFIX, Workshop, clear_folders
+from acequia.runner import FOLDER_PREFIX, NEW_FOLDER_PREFIX, Workshop, clear_folders
 
 
 def free_port() -> int:
@@ -168,16 +168,18 @@ async def test_what_a_killed_process_left_behind_goes_and_what_is_in_use_stays(
     tmp_path: Path, workshop: Workshop
 ) -> None:
     long_ago = time.time() - 100_000
-    left, young, others = (tmp_path / name for name in (f"{FOLDER_PREFIX}left", f"{FOLDER_PREFIX}young", "others"))
-    for folder in (left, young, others):
+    names = (f"{FOLDER_PREFIX}left", f"{NEW_FOLDER_PREFIX}left", f"{NEW_FOLDER_PREFIX}young", "others")
+    left, old, young, others = (tmp_path / name for name in names)
+    for folder in (left, old, young, others):
         folder.mkdir()
         (folder / "file").write_bytes(b"x")
     with workshop.folder() as in_use:
-        for path in (left, others, Path(in_use)):
+        for path in (old, others, Path(in_use)):
             os.utime(path, (long_ago, long_ago))
         await asyncio.to_thread(clear_folders, tmp_path)
         assert Path(in_use).exists()
         assert not left.exists()
+        assert not old.exists()
         assert young.exists()
         assert others.exists()
     assert not Path(in_use).exists()

@@ -294,7 +294,8 @@ class RabbitBus:
             case PublishError():
                 result = _NotThere("returned as unroutable")
             case DeliveryError():
-                result = TransientFailure(f"{self.server} does not take the message: {error}", dependency="rabbitmq")
+                # a queue is full: whatever else is sent there fails as well
+                result = _away(f"{self.server} does not take the message: {error}")
             case ChannelClosed():
                 result = ConfigurationError(_said(error))
             case ConnectionClosed() if error.args and error.args[0] in (_ACCESS_REFUSED, _NOT_ALLOWED):
@@ -634,12 +635,12 @@ def queue_arguments(queue: Queue) -> dict[str, dict[str, Any]]:
             "x-overflow": "reject-publish",
         }
 
+    own: dict[str, Any] = {**leading_to(queue.dead), "x-delivery-limit": queue.delivery_limit}
+    if queue.most is not None:
+        own["x-max-length"] = queue.most
     return {
-        queue.name: {**leading_to(queue.dead), "x-delivery-limit": queue.delivery_limit},
-        **{
-            queue.retry_queue(delay): {**leading_to(queue.name), "x-message-ttl": delay * 1000}
-            for delay in queue.retry_delays
-        },
+        queue.name: own,
+        **{rung: {**leading_to(queue.name), "x-message-ttl": delay * 1000} for rung, delay in queue.rungs.items()},
     }
 
 

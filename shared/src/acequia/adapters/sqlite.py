@@ -51,7 +51,8 @@ _READY, _HELD, _WAITING = 0, 1, 2
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS exchanges (name TEXT PRIMARY KEY, type TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS queues (
-    name TEXT PRIMARY KEY, stage TEXT NOT NULL, dead TEXT, retry_delays TEXT NOT NULL, delivery_limit INTEGER NOT NULL
+    name TEXT PRIMARY KEY, stage TEXT NOT NULL, dead TEXT, retry_delays TEXT NOT NULL, delivery_limit INTEGER NOT NULL,
+    rungs_of TEXT, most INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS bindings (
     exchange TEXT NOT NULL, queue TEXT NOT NULL, routing_key TEXT NOT NULL, PRIMARY KEY (exchange, queue, routing_key)
@@ -165,6 +166,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
         connection.executescript(_SCHEMA)
+        if "most" not in {row[1] for row in connection.execute("PRAGMA table_info(queues)")}:  # a file of 0.1.0
+            connection.executescript(
+                "ALTER TABLE queues ADD COLUMN rungs_of TEXT; ALTER TABLE queues ADD COLUMN most INTEGER"
+            )
     except BaseException:
         connection.close()
         raise
@@ -259,6 +264,8 @@ class SqliteBus:
 
         def insert(connection: sqlite3.Connection) -> None:
             for name in queues:
+                if (most := self._queues[name].most) is not None and _ready(connection, name, most):
+                    raise TransientFailure(f"{name} is full: {most} messages wait", dependency="bus", away=True)
                 _insert(connection, self._queues[name], message)
 
         await self._writer.do(insert, synced=True)
@@ -274,7 +281,7 @@ class SqliteBus:
         """As the port says; the name of a rung (`Queue.retry_queue`) counts what waits there."""
         if queue in self._queues:
             where, values = "queue = ? AND state = ?", (queue, _READY)
-        elif any(queue == q.retry_queue(delay) for q in self._queues.values() for delay in q.retry_delays):
+        elif any(queue in q.rungs for q in self._queues.values()):
             where, values = "rung = ? AND state = ?", (queue, _WAITING)
         else:
             raise ConfigurationError(f"there is no queue {queue!r}: apply the topology first")
@@ -311,8 +318,11 @@ class SqliteBus:
                 "INSERT OR IGNORE INTO exchanges VALUES (?, ?)", [(e.name, e.type) for e in topology.exchanges]
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?)",
-                [(q.name, q.stage, q.dead, json.dumps(q.retry_delays), q.delivery_limit) for q in topology.queues],
+                "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (q.name, q.stage, q.dead, json.dumps(q.retry_delays), q.delivery_limit, q.rungs_of, q.most)
+                    for q in topology.queues
+                ],
             )
             connection.executemany(
                 "INSERT OR IGNORE INTO bindings VALUES (?, ?, ?)",
@@ -409,9 +419,9 @@ class SqliteBus:
         self._exchanges = dict(connection.execute("SELECT name, type FROM exchanges"))
         self._bindings = set(connection.execute("SELECT exchange, queue, routing_key FROM bindings"))
         self._queues = {
-            name: Queue(name, stage, dead, tuple(json.loads(delays)), limit)
-            for name, stage, dead, delays, limit in connection.execute(
-                "SELECT name, stage, dead, retry_delays, delivery_limit FROM queues"
+            name: Queue(name, stage, dead, tuple(json.loads(delays)), limit, rungs_of, most)
+            for name, stage, dead, delays, limit, rungs_of, most in connection.execute(
+                "SELECT name, stage, dead, retry_delays, delivery_limit, rungs_of, most FROM queues"
             )
         }
         for (id_,) in connection.execute("SELECT id FROM messages WHERE state = ?", (_HELD,)).fetchall():
@@ -456,10 +466,10 @@ class SqliteBus:
                 if isinstance(settlement, Retry) and delivery.attempt <= len(queue.retry_delays):
                     delay = queue.retry_delays[delivery.attempt - 1]
                     return self._wait(
-                        connection, taken.id, delay, attempt=delivery.attempt + 1, rung=queue.retry_queue(delay)
+                        connection, taken.id, queue, delay, delivery.attempt + 1, queue.retry_queue(delay)
                     )
                 if queue.dead is None:
-                    return self._wait(connection, taken.id, RETRY_WITHOUT_LADDER, attempt=delivery.attempt, rung=None)
+                    return self._wait(connection, taken.id, queue, RETRY_WITHOUT_LADDER, delivery.attempt, None)
                 self._bury(connection, taken.id, queue, reason, traceback)
         return None
 
@@ -477,11 +487,13 @@ class SqliteBus:
         return due
 
     @staticmethod
-    def _wait(connection: sqlite3.Connection, id_: int, delay: float, *, attempt: int, rung: str | None) -> float:
+    def _wait(
+        connection: sqlite3.Connection, id_: int, queue: Queue, delay: float, attempt: int, rung: str | None
+    ) -> float:
         due = time.time() + delay
         connection.execute(
-            "UPDATE messages SET state = ?, due = ?, rung = ?, attempt = ?, deliveries = 0 WHERE id = ?",
-            (_WAITING, due, rung, attempt, id_),
+            "UPDATE messages SET queue = ?, state = ?, due = ?, rung = ?, attempt = ?, deliveries = 0 WHERE id = ?",
+            (queue.rungs_of or queue.name, _WAITING, due, rung, attempt, id_),
         )
         return due
 
@@ -511,6 +523,15 @@ def _insert(connection: sqlite3.Connection, queue: Queue, message: Message) -> N
         "INSERT INTO messages (queue, state, type, message_id, headers, attempt, deliveries, body)"
         " VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
         (queue.name, _READY, message.type, message.message_id, json.dumps(headers), attempt, message.body),
+    )
+
+
+def _ready(connection: sqlite3.Connection, queue: str, count: int) -> bool:
+    """Whether at least `count` messages lie in the queue."""
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM messages WHERE queue = ? AND state = ? LIMIT 1 OFFSET ?", (queue, _READY, count - 1)
+        ).fetchone()
     )
 
 
