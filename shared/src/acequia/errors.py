@@ -33,7 +33,14 @@ class TransientFailure(AcequiaError):
 
 
 class ConfigurationError(AcequiaError):
-    """A person must change a setting: the process says so in one line and ends."""
+    """A person must change a setting: the process says so in one line and ends.
+
+    `mend`: what exactly to set or to run, where that is known apart from what is wrong.
+    """
+
+    def __init__(self, message: str, *, mend: str = "") -> None:
+        super().__init__(message)
+        self.mend = mend
 
 
 class InputGone(AcequiaError):
