@@ -468,15 +468,7 @@ class MinioStore:
                 there = await self._client.get_bucket_notification(bucket)
                 queues = there.queue_config_list or []
                 known = {_meaning(q) for q in queues if q.config_id in ours}
-                configs = [
-                    QueueConfig(
-                        arn,
-                        list(EVENTS),
-                        config_id=name,
-                        suffix_filter_rule=SuffixFilterRule(n.suffix) if n.suffix else None,
-                    )
-                    for name, n, arn in wanted
-                ]
+                configs = [_queue_config(name, n, arn) for name, n, arn in wanted]
                 if known == {_meaning(config) for config in configs}:
                     return
                 merged = NotificationConfig(
@@ -643,6 +635,11 @@ def _refused_targets(bucket: str, wanted: Sequence[tuple[str, Notification, str]
 
 def _notification_id(layer: Layer, notification: Notification) -> str:
     return f"acequia-{layer.value}" if notification.target == layer.value.upper() else f"acequia-{notification.target}"
+
+
+def _queue_config(name: str, notification: Notification, arn: str) -> QueueConfig:
+    suffix = SuffixFilterRule(notification.suffix) if notification.suffix else None
+    return QueueConfig(arn, list(EVENTS), config_id=name, suffix_filter_rule=suffix)
 
 
 def _meaning(config: QueueConfig) -> tuple[str, frozenset[str], str, str]:
