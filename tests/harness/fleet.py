@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,20 @@ def free_port() -> int:
 
 
 class Fleet:
-    """Starts, kills and stops services. Each has its port for as long as the fleet is there."""
+    """Starts, kills and stops services. Each has its port for as long as the fleet is there.
 
-    def __init__(self, env: Mapping[str, str], logs: Path) -> None:
-        self.ports = {name: free_port() for name in SERVICES}
+    `names`: a service, or a replica of it (`trainer.2`).
+    """
+
+    def __init__(self, env: Mapping[str, str], logs: Path, names: Sequence[str] = SERVICES) -> None:
+        self.ports = {name: free_port() for name in names}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.logs = logs
         own = {k: v for k, v in os.environ.items() if not k.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_"))}
         self.env = {
             **own,
             "ACEQUIA_INGESTOR_AUDITOR_URL": self.url("auditor"),
+            "ACEQUIA_INGESTOR_RECONCILER_URL": self.url("reconciler"),
             "ACEQUIA_RECONCILER_INTERVAL": "1",
             "ACEQUIA_RECONCILER_GRACE": "3",
             "ACEQUIA_PLAN_STALE_AFTER": "2",
@@ -49,7 +53,7 @@ class Fleet:
         for name in names:
             with (self.logs / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", f"acequia_{name}"],
+                    [sys.executable, "-m", f"acequia_{name.partition('.')[0]}"],
                     env={**self.env, "ACEQUIA_HTTP_PORT": str(self.ports[name]), **more},
                     stdout=log,
                     stderr=log,

@@ -28,6 +28,7 @@ from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings
+from acequia_cli.in_process import InProcess
 from acequia_cli.owner import SERVER_FILE
 from acequia_cli.postgres import EmbeddedPostgres
 from acequia_evaluator.settings import EvaluatorSettings
@@ -103,7 +104,7 @@ class Embedded:
 
     def client(self) -> httpx.AsyncClient:
         """A client that talks to `app` without a socket."""
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url="http://embedded", timeout=3600)
+        return httpx.AsyncClient(transport=InProcess(self.app), base_url="http://embedded", timeout=3600)
 
     async def _open(self) -> None:
         try:

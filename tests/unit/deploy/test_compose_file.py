@@ -114,7 +114,7 @@ def test_no_secret_stands_in_the_file():
     secret = re.compile(r"PASS|SECRET|URL")
     for name, service in COMPOSE["services"].items():
         for key, value in service.get("environment", {}).items():
-            if secret.search(key) and key != "ACEQUIA_INGESTOR_AUDITOR_URL":
+            if secret.search(key) and not value.startswith("http://"):
                 assert "${" in value, f"{name}: {key}"
     # a secret has no default: without it compose stops and says what to do
     references = re.findall(r"\$\{(MINIO_SECRET_KEY|RABBITMQ_PASSWORD|PG_PASSWORD)([^}]*)\}", TEXT)

@@ -16,7 +16,8 @@ from acequia_ingestor.settings import IngestorSettings
 def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
     own = load(IngestorSettings)
     auditor = httpx.AsyncClient(base_url=own.auditor_url, timeout=5.0)
-    read_run, routers = AuditorClient(auditor), (read_side_router(auditor),)
+    reconciler = httpx.AsyncClient(base_url=own.reconciler_url, timeout=5.0)
+    read_run, routers = AuditorClient(auditor), (read_side_router(auditor, reconciler),)
     return (build_ingestor(workshop, own, read_run, concurrency=settings.concurrency, routers=routers),)
 
 

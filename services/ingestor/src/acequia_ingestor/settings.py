@@ -14,6 +14,9 @@ class IngestorSettings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1, description="Largest uploaded file")] = 64 * 2**30
     max_unpacked_bytes: Annotated[int, Field(ge=1, description="Largest file once unpacked")] = 64 * 2**30
     max_ratio: Annotated[float, Field(gt=1, description="Largest ratio of unpacked to packed bytes")] = 200.0
-    auditor_url: Annotated[str, Field(description="Where the auditor answers, for GET /ingestions/{run_id}")] = (
-        "http://127.0.0.1:8001"
+    auditor_url: Annotated[
+        str, Field(description="Where the auditor answers: it is asked for runs, and its calls are handed on")
+    ] = "http://127.0.0.1:8001"
+    reconciler_url: Annotated[str, Field(description="Where the reconciler answers: its calls are handed on")] = (
+        "http://127.0.0.1:8002"
     )
