@@ -161,6 +161,12 @@ class Status(StrEnum):
     GONE = "GONE"
     FAILED = "FAILED"
     DEAD = "DEAD"
+    REPLAYED = "REPLAYED"
+    """A person sent a dead letter's message again."""
+    DISCARDED = "DISCARDED"
+    """A person said that a dead letter stays dead, and why."""
+    CHAIN_BEGUN = "CHAIN_BEGUN"
+    """The audit database was begun anew: this names the last anchored head of the chain before."""
 
 
 class Kind(StrEnum):

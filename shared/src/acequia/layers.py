@@ -178,6 +178,7 @@ def manifest_key(stage: str, stem: Stem, variant: str | None = None) -> str:
 
 # LEDGER
 
+ANCHORS = "anchors/"
 
 def command_key(run_id: UUID) -> str:
     return f"commands/{run_id}.json"
@@ -197,6 +198,15 @@ def stage_key(stage: str) -> str:
 
 def dead_key(stage: str, stem: str, variant: str | None = None) -> str:
     return f"dead/{stage}/{stem}{f'.{variant}' if variant else ''}.json"
+
+
+def anchor_prefix(chain: UUID) -> str:
+    return f"{ANCHORS}{chain}/"
+
+
+def anchor_key(chain: UUID, seq: int) -> str:
+    """Key of the anchor of the audit chain's record `seq`: the keys' order is the records'."""
+    return f"{anchor_prefix(chain)}{seq:012d}.json"
 
 
 def plan_prefix(stage: str, dataset: str) -> str:
