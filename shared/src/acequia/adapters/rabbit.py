@@ -219,6 +219,8 @@ class RabbitBus:
         match attempt.result():
             case TransientFailure() as failure:
                 raise TransientFailure(str(failure), dependency=failure.dependency, away=failure.away) from failure
+            case ConfigurationError() as error:
+                raise ConfigurationError(str(error), mend=error.mend) from error
             case AcequiaError() as error:
                 raise ConfigurationError(str(error)) from error
             case connection:

@@ -1,0 +1,113 @@
+"""What only the doctor asks of PostgreSQL. It reads; it does not migrate. Errors carry, as `mend`, what to do."""
+
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from socket import gaierror
+
+import asyncpg
+from asyncpg import exceptions as pg
+
+from acequia.errors import AcequiaError, ConfigurationError, TransientFailure
+from acequia.settings import PostgresSettings
+from acequia_auditor.database import migrations, query
+
+_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLook:
+    version: str
+    encoding: str
+    clock_ahead: timedelta
+    """Of ours; half of the round trip is taken off."""
+    missing_migrations: Sequence[str]
+    """All of them where there is no schema yet."""
+    may_change: bool
+    """Whether our role may change or remove what was recorded. False while there is no schema."""
+
+
+async def look_at_database(settings: PostgresSettings) -> DatabaseLook:
+    """TransientFailure where nobody answers; ConfigurationError where we are refused, or may not look."""
+    where = f"{settings.host}:{settings.port}"
+    try:
+        connection = await asyncpg.connect(
+            host=settings.host,
+            port=settings.port,
+            user=settings.user,
+            password=settings.password.get_secret_value() or None,
+            database=settings.database,
+            timeout=_SECONDS,
+            command_timeout=_SECONDS,
+            server_settings={"application_name": "acequia-doctor"},
+        )
+        try:
+            before = datetime.now(UTC)
+            server = await connection.fetchrow(query("doctor_server"))
+            after = datetime.now(UTC)
+            assert server is not None
+            missing = [name for name, _ in migrations()]
+            if not (fresh := await connection.fetchval(query("schema_is_missing"))):
+                applied = {row["name"] for row in await connection.fetch(query("applied_migrations"))}
+                missing = [name for name in missing if name not in applied]
+            return DatabaseLook(
+                version=server["version"],
+                encoding=server["encoding"],
+                clock_ahead=server["now"] - (before + (after - before) / 2),
+                missing_migrations=missing,
+                may_change=not fresh and bool(await connection.fetchval(query("doctor_privileges"))),
+            )
+        finally:
+            await connection.close(timeout=_SECONDS)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError) as error:
+        raise _told(error, settings, where) from error
+
+
+def _told(error: Exception, settings: PostgresSettings, where: str) -> AcequiaError:
+    user, name = settings.user, settings.database
+    said: AcequiaError
+    match error:
+        case pg.InvalidPasswordError():
+            said = ConfigurationError(
+                f"PostgreSQL at {where} refuses the user {user!r}: there is none, or PG_PASSWORD is not its password",
+                mend=f"set PG_USER and PG_PASSWORD, or on the server: ALTER ROLE {user} PASSWORD '...'",
+            )
+        case pg.InvalidAuthorizationSpecificationError():
+            said = ConfigurationError(
+                f"PostgreSQL at {where} lets {user!r} not in: {error}",
+                mend=f"create the role (CREATE ROLE {user} LOGIN PASSWORD '...'), or let it in by the server's pg_hba.conf "
+                "(host, database, user, address, scram-sha-256)",
+            )
+        case pg.InvalidCatalogNameError():
+            said = ConfigurationError(
+                f"PostgreSQL at {where} has no database {name!r}",
+                mend=f"on the server: CREATE DATABASE {name} OWNER {user} ENCODING 'UTF8' TEMPLATE template0; "
+                "or set PG_DATABASE",
+            )
+        case pg.InsufficientPrivilegeError():
+            said = ConfigurationError(
+                f"the role {user!r} may not read the schema acequia: {error}",
+                mend=f"on the server, as the schema's owner: GRANT USAGE ON SCHEMA acequia TO {user}; "
+                f"GRANT SELECT ON ALL TABLES IN SCHEMA acequia TO {user}",
+            )
+        case gaierror():
+            said = _away(f"nobody knows the host of PG_HOST={settings.host}")
+        case ssl.SSLError():
+            said = ConfigurationError(
+                f"PostgreSQL at {where}: no TLS connection: {error}", mend="set PGSSLMODE and PGSSLROOTCERT"
+            )
+        case TimeoutError():
+            said = _away(f"PostgreSQL at {where} does not answer within {_SECONDS:g} s")
+        case OSError():
+            said = _away(f"nothing listens at PG_HOST:PG_PORT={where} ({os.strerror(error.errno or 0)})")
+        case asyncpg.PostgresError():
+            said = TransientFailure(f"PostgreSQL at {where}: {error}", dependency="postgresql")
+        case _:
+            said = _away(f"{where} does not answer as PostgreSQL does: {error!r}")
+    return said
+
+
+def _away(message: str) -> TransientFailure:
+    return TransientFailure(message, dependency="postgresql", away=True)
