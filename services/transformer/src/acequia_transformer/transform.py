@@ -20,6 +20,11 @@ LINE = "_line"
 RULE = "rule"
 RULES = "rules"
 ROW_GROUP = 250_000
+BATCH_ROWS = 131_072
+MAX_FRAME_BYTES = 2**30
+"""Ten times what 1,000,000 ordinary rows take."""
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises for a damaged file. A panic is no Exception: it would get past whoever decides about a message."""
 TOP_RULES = 3
 
 
@@ -27,10 +32,11 @@ def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Regist
     """Contract, then duplicates, then features; rows_in = rows_out + rows_duplicate + the sum of rejected.
 
     A rejected row counts under the first rule it breaks, in the contract's order; a duplicate equals an earlier row
-    in every canonical column. Reads one RAW object (at most 1,000,000 rows) into memory.
+    in every canonical column. Reads one RAW object (at most 1,000,000 rows of ours) into memory.
 
     Raises RejectedWhole, all rows then count as quarantined: `not_canonical` (not a Parquet file with the dataset's
-    columns), `no_rows` (no row keeps the contract), `too_many_rejected` (more than the dataset's share breaks it).
+    columns), `too_large` (it unpacks to more than MAX_FRAME_BYTES), `no_rows` (no row keeps the contract),
+    `too_many_rejected` (more than the dataset's share breaks it).
     """
     dataset = registry[work.dataset]
     parameters = {"burst_seconds": burst_seconds, "max_rejected_share": dataset.max_rejected_share}
@@ -65,7 +71,7 @@ def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Regist
         )
 
     rows_valid = valid.height
-    kept = valid.unique(subset=list(dataset.schema), keep="first", maintain_order=True)
+    kept = _first_of_equals(valid, list(dataset.schema))
     del valid
     silver = kept.sort(dataset.event_time, LINE, maintain_order=True)
     del kept
@@ -93,7 +99,7 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
         scan = pl.scan_parquet(path)
         found = scan.collect_schema()
         rows = scan.select(pl.len()).collect().item()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (*UNREADABLE, OSError) as error:
         if not path.exists():
             raise
         raise RejectedWhole("not_canonical", f"this is not a Parquet file: {error}") from error
@@ -101,15 +107,38 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
     if wrong:
         reason = f"these are not the columns of {dataset.name}: {', '.join(wrong)}"
         raise RejectedWhole("not_canonical", reason, rows_in=rows, rejected={"not_canonical": rows} if rows else {})
+    batches: list[pl.DataFrame] = []
+    size = 0
     try:
-        return scan.select(expected.names()).collect().sort(LINE, maintain_order=True)
-    except pl.exceptions.PolarsError as error:
+        for batch in scan.select(expected.names()).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+            size += int(batch.estimated_size())
+            if size > MAX_FRAME_BYTES:
+                reason = f"its {rows} rows unpack to more than {MAX_FRAME_BYTES >> 20} MiB"
+                raise RejectedWhole("too_large", reason, rows_in=rows, rejected={"too_large": rows})
+            batches.append(batch)
+    except UNREADABLE as error:
         raise RejectedWhole(
             "not_canonical",
             f"this Parquet file is damaged: {error}",
             rows_in=rows,
             rejected={"not_canonical": rows} if rows else {},
         ) from error
+    frame = pl.concat(batches) if batches else expected.to_frame()
+    del batches
+    return frame if frame[LINE].is_sorted() else frame.sort(LINE, maintain_order=True)
+
+
+def _first_of_equals(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """The rows that equal no earlier one in `columns`, in their order.
+
+    Rows are compared in full only where their hashes are equal: comparing all would take a copy of them all.
+    """
+    suspect = frame.select(columns).hash_rows().is_duplicated()
+    if not suspect.any():
+        return frame
+    suspects = frame.select(columns).with_row_index("row").filter(suspect)
+    first = suspects.unique(subset=columns, keep="first", maintain_order=True)["row"]
+    return frame.filter((~suspect).scatter(first, True))
 
 
 def _apply_contract(frame: pl.DataFrame, dataset: Dataset) -> tuple[pl.DataFrame, pl.DataFrame]:
