@@ -254,6 +254,28 @@ def test_an_object_whose_event_was_lost_is_brought_through(fleet: Fleet, stack: 
         fleet.wait_ready(name)
 
 
+@pytest.mark.parametrize(("server", "part"), [("rabbitmq", "bus"), ("minio", "store"), ("postgresql", "auditor")])
+def test_an_outage_is_told_by_ready_alone_and_heals_without_a_restart_of_ours(
+    fleet: Fleet, stack: Any, server: str, part: str
+) -> None:
+    processes = dict(fleet.processes)
+    concerned = ("auditor",) if server == "postgresql" else SERVICES
+    stack.stop_one(server, kill=True)
+    try:
+        for name in concerned:
+            fleet.wait(lambda name=name: fleet.parts(name).get(part, "ok") != "ok", f"{name} does not tell of {server}")
+        for name in SERVICES:
+            assert httpx.get(f"{fleet.url(name)}/health", timeout=10).status_code == 200
+            assert fleet.is_ready(name) == (name not in concerned)
+    finally:
+        stack.start_one(server)
+    for name in SERVICES:
+        fleet.wait_ready(name)
+    assert fleet.finished(fleet.post(rows=40, seed=4711).json()["run_id"])["state"] == "done"
+    assert fleet.processes == processes
+    assert all(process.poll() is None for process in processes.values())
+
+
 def test_without_postgresql_ingesting_goes_on_and_the_record_is_complete_afterwards(fleet: Fleet, stack: Any) -> None:
     stack.stop_one("postgresql")
     try:

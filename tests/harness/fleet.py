@@ -73,6 +73,12 @@ class Fleet:
         except httpx.HTTPError:
             return False
 
+    def parts(self, name: str) -> dict[str, str]:
+        """What /ready says of each part: "ok", or what is wrong."""
+        answer = httpx.get(f"{self.url(name)}/ready", timeout=20).json()
+        parts: dict[str, str] = answer.get("parts", answer)
+        return parts
+
     def kill(self, name: str) -> None:
         self.processes[name].kill()
         self.processes[name].wait(30)
