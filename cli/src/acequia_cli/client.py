@@ -1,7 +1,9 @@
 """Acequia over HTTP, as the commands ask for it. Every answer that is no success becomes a Complaint."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,20 @@ Sent = Callable[[int], None]
 CHUNK = 1 << 20
 UPLOAD_TIMEOUT = httpx.Timeout(30, read=None, write=120)
 """The answer to an upload comes once the store has all of it, however long that takes."""
+LONG = httpx.Timeout(30, read=None)
+"""For what may read the whole store: the server says when it is through, and where it is meanwhile."""
+PAGE = 200
+"""Dead letters, or runs, that are asked for at once."""
+Line = tuple[str, Document]
+"""A line of a long answer: what it is ("progress", "orphan", ..., at last "result"), and its document."""
 _WRONG = frozenset({400, 405, 413, 415, 422})
 
 
 class Api:
-    """`ingestor` and `auditor`: clients with a base URL; one and the same where one process serves both."""
+    """`client` has the base URL of an ingestor, which hands on what others answer, or of the whole in one process."""
 
-    def __init__(self, ingestor: httpx.AsyncClient, auditor: httpx.AsyncClient | None = None) -> None:
-        self._ingestor = ingestor
-        self._auditor = auditor or ingestor
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
 
     async def ingest_synthetic(
         self, dataset: str, rows: int, seed: int, anomaly_rate: float, idempotency_key: str | None = None
@@ -34,11 +41,7 @@ class Api:
         """Ask for a run; its id."""
         source = {"kind": "synthetic", "rows": rows, "seed": seed, "anomaly_rate": anomaly_rate}
         answer = await self._ask(
-            self._ingestor,
-            "POST",
-            "/ingestions",
-            json={"dataset": dataset, "source": source},
-            headers=_key(idempotency_key),
+            "POST", "/ingestions", json={"dataset": dataset, "source": source}, headers=_key(idempotency_key)
         )
         return str(answer["run_id"])
 
@@ -55,7 +58,6 @@ class Api:
         size = path.stat().st_size
         options = {"dataset": dataset, "format": format}
         answer = await self._ask(
-            self._ingestor,
             "PUT",
             f"/ingestions/files/{quote(path.name, safe='')}",
             params={name: value for name, value in options.items() if value is not None},
@@ -67,16 +69,15 @@ class Api:
 
     async def run(self, run_id: str) -> Document:
         """What happened to a run so far. ServerAway where nobody can tell just now."""
-        return dict(await self._ask(self._ingestor, "GET", f"/ingestions/{run_id}"))
+        return dict(await self._ask("GET", f"/ingestions/{run_id}"))
 
     async def runs(self, *, limit: int, dataset: str | None = None, status: str | None = None) -> list[Document]:
         """The newest runs first, at most `limit`."""
         found: list[Document] = []
         before: str | None = None
         while len(found) < limit:
-            asked = {"limit": min(200, limit - len(found)), "dataset": dataset, "status": status, "before": before}
-            given = {k: v for k, v in asked.items() if v is not None}
-            page = await self._ask(self._auditor, "GET", "/runs", params=given)
+            asked = _given(limit=min(PAGE, limit - len(found)), dataset=dataset, status=status, before=before)
+            page = await self._ask("GET", "/runs", params=asked)
             found += page["runs"]
             before = page["next"]
             if before is None:
@@ -85,39 +86,123 @@ class Api:
 
     async def lineage(self, node: str) -> Document:
         """What came from what, around a uri, a run or a model."""
-        return dict(await self._ask(self._auditor, "GET", "/lineage", params={"node": node}, timeout=120))
+        return dict(await self._ask("GET", "/lineage", params={"node": node}, timeout=120))
 
     async def rebuild(self) -> Document:
         """Fill the audit database from the store; what was found."""
-        return dict(await self._ask(self._auditor, "POST", "/audit/rebuild", timeout=None))
+        return dict(await self._ask("POST", "/audit/rebuild", timeout=None))
 
     async def datasets(self) -> list[Document]:
-        return list(await self._ask(self._ingestor, "GET", "/datasets"))
+        return list(await self._ask("GET", "/datasets"))
 
     async def formats(self) -> list[Document]:
-        return list(await self._ask(self._ingestor, "GET", "/formats"))
+        return list(await self._ask("GET", "/formats"))
 
-    @staticmethod
-    async def _ask(client: httpx.AsyncClient, method: str, path: str, **asked: Any) -> Any:
-        url = f"{str(client.base_url).rstrip('/')}"
-        try:
-            answer = await client.request(method, path, **asked)
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise WrongUse(f"{url} is no URL of Acequia: {error} (for instance http://127.0.0.1:8000)") from error
-        except httpx.TimeoutException as error:
-            raise ServerAway(f"{url} took too long to answer {method} {path}: try again") from error
-        except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise ServerAway(
-                f"nothing answers at {url} ({why}): start it (`acequia up`, or docker compose up), "
-                "or name another one with --url or ACEQUIA_URL"
-            ) from error
+    async def sweep(self, *, dry_run: bool, grace: float | None) -> Document:
+        """Have what was lost sent again; what was found."""
+        asked = _given(dry_run=str(dry_run).lower(), grace=grace)
+        return dict(await self._ask("POST", "/sweep", params=asked, timeout=LONG))
+
+    def verify(self, *, settled: bool, grace: float | None) -> AsyncIterator[Line]:
+        """The sum per layer, dataset and reader. Lines: progress, orphan, result."""
+        return self._lines("GET", "/verify", params=_given(settled=str(settled).lower(), grace=grace))
+
+    def replay(self, body: Document) -> AsyncIterator[Line]:
+        """Send objects to their readers once more. Lines: progress, object (a dry run's), result."""
+        return self._lines("POST", "/replays", json=body)
+
+    def verify_audit(self) -> AsyncIterator[Line]:
+        """Recompute the chain over the audit events. Lines: progress, result."""
+        return self._lines("GET", "/audit/verify")
+
+    def compare_audit(self) -> AsyncIterator[Line]:
+        """The audit database against the commit objects. Lines: progress, result."""
+        return self._lines("GET", "/audit/compare")
+
+    async def dead_letters(self, **filters: str | float | None) -> AsyncIterator[Document]:
+        """All dead letters that the filters leave, the newest first, a page at a time."""
+        before: str | None = None
+        while True:
+            asked = _given(**filters, before=before, limit=PAGE)
+            page = await self._ask("GET", "/dead-letters", params=asked)
+            for letter in page["dead_letters"]:
+                yield letter
+            if (before := page.get("next")) is None:
+                return
+
+    async def dead_letter(self, id: str) -> Document:
+        """Everything about one."""
+        return dict(await self._ask("GET", f"/dead-letters/{quote(id, safe='')}"))
+
+    async def replay_dead_letter(self, id: str) -> Document:
+        """Send it back to work; once or several times is the same."""
+        return dict(await self._ask("POST", f"/dead-letters/{quote(id, safe='')}/replay", timeout=LONG))
+
+    async def discard_dead_letter(self, id: str, reason: str) -> Document:
+        """Mark that it will not be worked on; once or several times is the same."""
+        path = f"/dead-letters/{quote(id, safe='')}/discard"
+        return dict(await self._ask("POST", path, json={"reason": reason}, timeout=LONG))
+
+    async def _ask(self, method: str, path: str, **asked: Any) -> Any:
+        with self._translated(method, path):
+            answer = await self._client.request(method, path, **asked)
         if answer.is_success:
             try:
                 return answer.json()
             except ValueError as error:
-                raise WrongUse(f"{url}{path} answers, but not as Acequia does: check --url") from error
-        raise _complaint(url, path, answer)
+                raise WrongUse(f"{self._url}{path} answers, but not as Acequia does: check --url") from error
+        raise _complaint(self._url, path, answer)
+
+    async def _lines(self, method: str, path: str, **asked: Any) -> AsyncIterator[Line]:
+        """A long answer, line by line, until its result. ServerAway where it ends without one."""
+        cut_off = ServerAway(f"{self._url} went away in the middle of its answer: run it again")
+        request = self._client.build_request(method, path, timeout=LONG, **asked)
+        with self._translated(method, path):
+            answer = await self._client.send(request, stream=True)
+        try:
+            if not answer.is_success:
+                await answer.aread()
+                raise _complaint(self._url, path, answer)
+            if not answer.headers.get("content-type", "").startswith("application/x-ndjson"):
+                raise WrongUse(f"{self._url}{path} answers, but not as Acequia does: check --url")
+            async for line in answer.aiter_lines():
+                if not line:
+                    continue
+                [(kind, document)] = json.loads(line).items()
+                if kind == "problem":
+                    raise _explained(self._url, path, int(document.get("status", 500)), document)
+                yield kind, document
+                if kind == "result":
+                    return
+        except (httpx.HTTPError, ValueError) as error:  # gone, or gone in the middle of a line
+            raise cut_off from error
+        finally:
+            await answer.aclose()
+        raise cut_off
+
+    @property
+    def _url(self) -> str:
+        return str(self._client.base_url).rstrip("/")
+
+    @contextmanager
+    def _translated(self, method: str, path: str) -> Iterator[None]:
+        """A request that is not answered as a Complaint."""
+        try:
+            yield
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise WrongUse(f"{self._url} is no URL of Acequia: {error} (for instance http://127.0.0.1:8000)") from error
+        except httpx.TimeoutException as error:
+            raise ServerAway(f"{self._url} took too long to answer {method} {path}: try again") from error
+        except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
+            raise ServerAway(
+                f"nothing answers at {self._url} ({why}): start it (`acequia up`, or docker compose up), "
+                "or name another one with --url or ACEQUIA_URL"
+            ) from error
+
+
+def _given(**asked: str | float | None) -> dict[str, str | float]:
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _key(idempotency_key: str | None) -> dict[str, str]:
@@ -138,27 +223,26 @@ async def _chunks(path: Path, size: int, sent: Sent | None) -> AsyncIterator[byt
 
 
 def _complaint(url: str, path: str, answer: httpx.Response) -> Exception:
-    """A problem (RFC 9457) as what a person does next."""
-    problem = _problem(answer)
-    detail = str(problem.get("detail") or answer.reason_phrase or f"status {answer.status_code}")
-    if answer.status_code == HTTPStatus.NOT_FOUND:
-        if detail == HTTPStatus.NOT_FOUND.phrase:
-            hint = "it is not the auditor's" if path.startswith(("/runs", "/lineage", "/audit")) else "check --url"
-            more = ": name the auditor's with --auditor-url or ACEQUIA_AUDITOR_URL" if "auditor" in hint else ""
-            return WrongUse(f"{url} has no {path} ({hint}{more})")
-        return CommandFailed(detail)
-    if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-        return ServerAway(f"{detail} ({url}: try again in a few seconds)")
-    if answer.status_code in _WRONG:
-        allowed = problem.get("allowed")
-        listed = isinstance(allowed, list) and not all(str(value) in detail for value in allowed)
-        return WrongUse(f"{detail} Allowed: {', '.join(map(str, allowed))}." if listed and allowed else detail)
-    return CommandFailed(f"{url}{path} answered {answer.status_code}: {detail} (its log says more)")
-
-
-def _problem(answer: httpx.Response) -> Mapping[str, Any]:
+    """An answer that is no success, as what a person does next."""
     try:
         problem = answer.json()
     except ValueError:
-        return {}
-    return problem if isinstance(problem, dict) else {}
+        problem = None
+    document = problem if isinstance(problem, dict) else {}
+    return _explained(url, path, answer.status_code, {"detail": answer.reason_phrase, **document})
+
+
+def _explained(url: str, path: str, status: int, problem: Mapping[str, Any]) -> Exception:
+    """A problem (RFC 9457) as what a person does next."""
+    detail = str(problem.get("detail") or f"status {status}")
+    if status == HTTPStatus.NOT_FOUND:
+        if detail == HTTPStatus.NOT_FOUND.phrase:
+            return WrongUse(f"{url} has no {path}: check --url")
+        return CommandFailed(detail)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return ServerAway(f"{detail} ({url}: try again in a few seconds)")
+    if status in _WRONG:
+        allowed = problem.get("allowed")
+        listed = isinstance(allowed, list) and not all(str(value) in detail for value in allowed)
+        return WrongUse(f"{detail} Allowed: {', '.join(map(str, allowed))}." if listed and allowed else detail)
+    return CommandFailed(f"{url}{path} answered {status}: {detail} (its log says more)")

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from acequia.errors import AcequiaError, ConfigurationError
 from acequia_cli.client import Api
@@ -23,12 +24,15 @@ from acequia_cli.connection import Connection, Where, connect
 from acequia_cli.follow import Watched, follow
 from acequia_cli.lineage import print_lineage
 from acequia_cli.owner import owner_url
-from acequia_cli.progress import count, open_view, sending
+from acequia_cli.progress import count, open_view, sending, ticking
 from acequia_cli.summary import print_many, print_summary, state_text, summarise
 
 INTERRUPTED = 130
 UNBOUND_WIDTH = 160
 """Columns where the output goes to no terminal."""
+LISTED_MOST = 10_000
+"""Objects that one answer lists, to people and in a document. All of them are counted."""
+NOT_NOW = "Nothing works on it once this command has ended. It goes on with the next `acequia up` or command."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,7 @@ class Output:
 
     @classmethod
     def open(cls, as_json: bool) -> "Output":
-        console = _console(stderr=as_json)
-        return cls(as_json, console)
+        return cls(as_json, open_console(stderr=as_json))
 
     def document(self, document: Any) -> None:
         if self.as_json:
@@ -52,7 +55,7 @@ class Output:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _console(*, stderr: bool = False) -> Console:
+def open_console(*, stderr: bool = False) -> Console:
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=UNBOUND_WIDTH)
 
@@ -227,9 +230,7 @@ async def _see_through(
         for one in watched:
             output.remark(f"Accepted {one.label} as run {one.run_id}")
         if connection.in_process:
-            output.remark(
-                "Nothing works on it once this command has ended. It goes on with the next `acequia up` or command."
-            )
+            output.remark(NOT_NOW)
         return DONE
     if not output.as_json:
         if len(documents) == 1:
@@ -282,7 +283,7 @@ class Up:
 
 
 @contextlib.asynccontextmanager
-async def _asked(where: Where) -> AsyncIterator[Connection]:
+async def asked(where: Where) -> AsyncIterator[Connection]:
     """Connect to ask what was done: there is nothing to tell where no installation is."""
     if not where.url and not where.data.is_dir():
         raise WrongUse(
@@ -293,7 +294,7 @@ async def _asked(where: Where) -> AsyncIterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def _asked_anywhere(where: Where) -> AsyncIterator[Connection]:
+async def asked_anywhere(where: Where) -> AsyncIterator[Connection]:
     """Connect to ask what is the same in each installation; where there is none, in a throwaway one."""
     if where.url or where.data.is_dir():
         async with connect(where) as connection:
@@ -313,7 +314,7 @@ class ListRuns:
     status: str | None = None
 
     async def run(self, output: Output) -> int:
-        async with _asked(self.where) as connection:
+        async with asked(self.where) as connection:
             found = await connection.api.runs(limit=self.limit, dataset=self.dataset, status=self.status)
         output.document({"runs": found})
         if not output.as_json:
@@ -356,7 +357,7 @@ class Trace:
     what: str
 
     async def run(self, output: Output) -> int:
-        async with _asked(self.where) as connection:
+        async with asked(self.where) as connection:
             lineage = await connection.api.lineage(self.what)
         paths = {}
         for node in lineage["nodes"]:
@@ -376,7 +377,7 @@ class RebuildAudit:
     where: Where
 
     async def run(self, output: Output) -> int:
-        async with _asked(self.where) as connection:
+        async with asked(self.where) as connection:
             counts = await connection.api.rebuild()
         output.document(counts)
         if not output.as_json:
@@ -393,11 +394,52 @@ class RebuildAudit:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyAudit:
+    """Recompute the chain over the audit events, and hold it against its anchors in the store."""
+
+    where: Where
+
+    async def run(self, output: Output) -> int:
+        result: dict[str, Any] = {}
+        async with asked(self.where) as connection:
+            with ticking() as tick:
+                async for kind, line in connection.api.verify_audit():
+                    if kind == "progress":
+                        tick("audit", f"{count(line['seq'])} of {count(line['of'])} records")
+                    elif kind == "result":
+                        result = line
+        output.document(result)
+        if not output.as_json:
+            output.console.print(_about_the_chain(result), soft_wrap=True)
+            for problem in result["problems"]:
+                output.console.print(str(problem), style="red", soft_wrap=True, markup=False, highlight=False)
+        return DONE if result["ok"] else FAILED
+
+
+def _about_the_chain(result: Mapping[str, Any]) -> Text:
+    head, last = result["head"], result.get("last_anchor")
+    records = f"{count(result['records'])} record{'' if result['records'] == 1 else 's'}"
+    if not result["ok"]:
+        return Text(f"The chain is broken: {records} looked at.", "bold red")
+    if not result["records"]:
+        return Text("There is no audit record yet, and so no chain.")
+    anchors = f"{count(result['anchors'])} anchor{'' if result['anchors'] == 1 else 's'} in the store"
+    anchored = (
+        f"; {anchors}, the last at record {count(last['seq'])}" if last else "; nothing is anchored in the store yet"
+    )
+    return Text(
+        f"The chain is whole: {records}, none changed, none missing. "
+        f"Its head is record {count(head['seq'])} ({head['hash'][:16]}...){anchored}.",
+        "bold green",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ListDatasets:
     where: Where
 
     async def run(self, output: Output) -> int:
-        async with _asked_anywhere(self.where) as connection:
+        async with asked_anywhere(self.where) as connection:
             found = await connection.api.datasets()
         output.document({"datasets": found})
         if not output.as_json:
@@ -418,7 +460,7 @@ class ListFormats:
     where: Where
 
     async def run(self, output: Output) -> int:
-        async with _asked_anywhere(self.where) as connection:
+        async with asked_anywhere(self.where) as connection:
             found = await connection.api.formats()
         output.document({"formats": found})
         if not output.as_json:

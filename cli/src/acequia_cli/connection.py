@@ -19,7 +19,6 @@ class Where:
 
     data: Path
     url: str | None = None
-    auditor_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +43,7 @@ async def connect(where: Where) -> AsyncIterator[Connection]:
     """
     async with AsyncExitStack() as stack:
         if where.url:
-            ingestor = await stack.enter_async_context(_http(where.url))
-            auditor = await stack.enter_async_context(_http(where.auditor_url)) if where.auditor_url else None
-            yield Connection(Api(ingestor, auditor), None, in_process=False)
+            yield Connection(Api(await stack.enter_async_context(_http(where.url))), None, in_process=False)
         elif url := owner_url(where.data):
             yield Connection(Api(await stack.enter_async_context(_http(url))), where.data, in_process=False)
         else:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Scope
 
 AHEAD = 16
 """Chunks of an answer that may wait for who reads it."""
@@ -71,7 +71,7 @@ class _Exchange(httpx.AsyncByteStream):
         self._life.cancel()
         await asyncio.wait({self._life})
 
-    async def _run(self, app: ASGIApp, scope: dict[str, object]) -> None:
+    async def _run(self, app: ASGIApp, scope: Scope) -> None:
         try:
             await app(scope, self._receive, self._send)
         finally:

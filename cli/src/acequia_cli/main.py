@@ -20,7 +20,27 @@ app = typer.Typer(
 ingest = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 audit = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(ingest, name="ingest", help="Bring events in, and wait until they are a model with its evaluation.")
+dlq = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(audit, name="audit", help="Look after the audit database.")
+app.add_typer(dlq, name="dlq", help="Dead letters: work that failed on every retry. See it, replay it, discard it.")
+
+
+class ReadLayer(StrEnum):
+    """A layer whose objects are read by a stage."""
+
+    LANDING = "landing"
+    RAW = "raw"
+    SILVER = "silver"
+    MODELS = "models"
+
+
+class LetterState(StrEnum):
+    """What became of a dead letter."""
+
+    OPEN = "open"
+    DISCARDED = "discarded"
+    REPLAYED = "replayed"
+    ALL = "all"
 
 
 class RunState(StrEnum):
@@ -42,15 +62,6 @@ Url = Annotated[
     str | None,
     typer.Option("--url", envvar="ACEQUIA_URL", metavar="URL", help="A running installation, instead of --data."),
 ]
-AuditorUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--auditor-url",
-        envvar="ACEQUIA_AUDITOR_URL",
-        metavar="URL",
-        help="Where its auditor answers, if that is another process (default: --url).",
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on standard output.")]
 Rows = Annotated[int, typer.Option("--rows", min=1, help="How many events to draw.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same events.")]
@@ -66,6 +77,21 @@ IdempotencyKey = Annotated[
     str | None,
     typer.Option("--idempotency-key", metavar="KEY", help="The same key and request give the same run, once."),
 ]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace", min=0.0, metavar="SECONDS", help="What is younger counts as in flight (default: the server's)."
+    ),
+]
+Stage = Annotated[str | None, typer.Option("--stage", help="Only of this stage, for instance transformer.")]
+OfDataset = Annotated[str | None, typer.Option("--dataset", help="Only of this dataset.")]
+OlderThan = Annotated[
+    str | None, typer.Option("--older-than", metavar="SPAN", help="Only those that died before: 90s, 15m, 2h, 7d.")
+]
+LetterIds = Annotated[
+    list[str] | None, typer.Argument(metavar="ID...", help="Ids, or as much of each as no other begins with.")
+]
+AllLetters = Annotated[bool, typer.Option("--all", help="Every open one, or those that the options leave.")]
 HiddenRows = Annotated[int | None, typer.Option("--filas", min=1, hidden=True)]
 HiddenSeed = Annotated[int | None, typer.Option("--semilla", min=0, hidden=True)]
 HiddenFile = Annotated[Path | None, typer.Option("--archivo", hidden=True)]
@@ -73,10 +99,10 @@ HiddenFile = Annotated[Path | None, typer.Option("--archivo", hidden=True)]
 DEFAULT_DATA = Path(".acequia")
 
 
-def _where(data: Path, url: str | None, auditor_url: str | None = None) -> "Where":
+def _where(data: Path, url: str | None) -> "Where":
     from acequia_cli.connection import Where  # noqa: PLC0415
 
-    return Where(data, url or None, auditor_url or None)
+    return Where(data, url or None)
 
 
 def _carry_out(command: Any, as_json: bool) -> None:
@@ -248,7 +274,6 @@ def runs(
     status: Annotated[RunState | None, typer.Option("--status", help="Only in this state.")] = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
-    auditor_url: AuditorUrl = None,
     as_json: Json = False,
 ) -> None:
     """List the newest runs: what came in, when, and what became of it.
@@ -260,7 +285,7 @@ def runs(
     from acequia_cli.commands import ListRuns  # noqa: PLC0415
 
     state = status.value if status else None
-    _carry_out(ListRuns(_where(data, url, auditor_url), limit=limit, dataset=dataset, status=state), as_json)
+    _carry_out(ListRuns(_where(data, url), limit=limit, dataset=dataset, status=state), as_json)
 
 
 @app.command()
@@ -268,7 +293,6 @@ def trace(
     what: Annotated[str, typer.Argument(metavar="URI|RUN|MODEL", help="An object's uri, a run's or a model's id.")],
     data: Data = DEFAULT_DATA,
     url: Url = None,
-    auditor_url: AuditorUrl = None,
     as_json: Json = False,
 ) -> None:
     """Show where an artifact came from and what became of it: data, times, parameters, metrics.
@@ -280,14 +304,227 @@ def trace(
     """
     from acequia_cli.commands import Trace  # noqa: PLC0415
 
-    _carry_out(Trace(_where(data, url, auditor_url), what), as_json)
+    _carry_out(Trace(_where(data, url), what), as_json)
+
+
+@app.command()
+def verify(
+    settled: Annotated[
+        bool,
+        typer.Option(
+            "--settled",
+            help="Also: no queue holds a message, nothing is in flight, the audit database knows all that is done.",
+        ),
+    ] = False,
+    grace: Grace = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that nothing is lost: what became of each object, at each of its readers, in sums that add up.
+
+    objects = done + quarantined + dead + not applicable + in flight + orphans
+
+    An orphan is an object that nobody is at work on; each is listed.
+    Exit code 1 where there is one, or where anything else is wrong.
+
+    Examples:
+    acequia verify
+    acequia verify --settled --grace 0
+    acequia verify --url http://127.0.0.1:8000 --json
+    """
+    from acequia_cli.completeness import Verify  # noqa: PLC0415
+
+    _carry_out(Verify(_where(data, url), settled=settled, grace=grace), as_json)
+
+
+@app.command()
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent again.")] = False,
+    grace: Grace = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Find what was lost between the store and a queue, and send it again, now; else that happens on a timer.
+
+    Examples:
+    acequia sweep --dry-run
+    acequia sweep --grace 0
+    """
+    from acequia_cli.completeness import Sweep  # noqa: PLC0415
+
+    _carry_out(Sweep(_where(data, url), dry_run=dry_run, grace=grace), as_json)
+
+
+@app.command()
+def replay(
+    dataset: Annotated[str, typer.Option("--dataset", help="`acequia datasets` lists them.")],
+    layer: Annotated[
+        ReadLayer | None, typer.Option("--layer", case_sensitive=False, help="The layer that the objects lie in.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From here on: 2026-11-01, 2026-11-01T12:30Z, or 7d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to here.")] = None,
+    only_missing: Annotated[
+        bool, typer.Option("--only-missing", help="Only objects without an outcome at their reader.")
+    ] = False,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale", help="Only those whose outcome is an older version's or setting's: the new one comes beside it."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent.")] = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+    capa: Annotated[ReadLayer | None, typer.Option("--capa", case_sensitive=False, hidden=True)] = None,
+    desde: Annotated[str | None, typer.Option("--desde", hidden=True)] = None,
+    hasta: Annotated[str | None, typer.Option("--hasta", hidden=True)] = None,
+) -> None:
+    """Send objects of a layer to their readers once more. Live work goes first.
+
+    What is done stays as it is and is not done again, but with --stale.
+
+    Examples:
+    acequia replay --layer raw --dataset network_events --since 2026-11-01 --only-missing --dry-run
+    acequia replay --layer raw --dataset network_events --since 7d --stale
+    acequia replay --layer silver --dataset network_events --since 2026-11-01 --until 2026-11-08
+    """
+    from acequia_cli.completeness import Replay  # noqa: PLC0415
+
+    meant = capa or layer
+    if meant is None:
+        raise typer.BadParameter("say which layer: landing, raw, silver or models", param_hint="--layer")
+    _carry_out(
+        Replay(
+            _where(data, url),
+            layer=meant.value,
+            dataset=dataset,
+            since=desde or since,
+            until=hasta or until,
+            only_missing=only_missing,
+            stale=stale,
+            dry_run=dry_run,
+        ),
+        as_json,
+    )
+
+
+@dlq.command("list")
+def dlq_list(
+    stage: Stage = None,
+    dataset: OfDataset = None,
+    older_than: OlderThan = None,
+    state: Annotated[LetterState, typer.Option("--state", help="Only in this state.")] = LetterState.OPEN,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most, the newest first.")] = 50,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List dead letters: what failed, at which stage, how long ago and why.
+
+    Examples:
+    acequia dlq list
+    acequia dlq list --stage transformer --older-than 2h
+    acequia dlq list --state all --json
+    """
+    from acequia_cli.dead_letters import Filter, ListDeadLetters  # noqa: PLC0415
+
+    _carry_out(ListDeadLetters(_where(data, url), Filter(stage, dataset, older_than, state.value), limit), as_json)
+
+
+@dlq.command("show")
+def dlq_show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or as much of it as no other begins with.")],
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show all of a dead letter: its object, its message, the reason and the traceback, what was done about it.
+
+    Example:
+    acequia dlq show 3f2a91c0
+    """
+    from acequia_cli.dead_letters import ShowDeadLetter  # noqa: PLC0415
+
+    _carry_out(ShowDeadLetter(_where(data, url), id), as_json)
+
+
+@dlq.command("replay")
+def dlq_replay(
+    ids: LetterIds = None,
+    all: AllLetters = False,
+    stage: Stage = None,
+    dataset: OfDataset = None,
+    older_than: OlderThan = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list which would be replayed.")] = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Send dead letters back to work, once what killed them is mended. Live work goes first.
+
+    Examples:
+    acequia dlq replay 3f2a91c0
+    acequia dlq replay --all --stage transformer --dry-run
+    acequia dlq replay --all --stage transformer
+    """
+    from acequia_cli.dead_letters import Filter, ReplayDeadLetters  # noqa: PLC0415
+
+    meant = Filter(stage, dataset, older_than)
+    _carry_out(ReplayDeadLetters(_where(data, url), tuple(ids or ()), all, meant, dry_run), as_json)
+
+
+@dlq.command("discard")
+def dlq_discard(
+    ids: LetterIds = None,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for whoever asks later.")] = None,
+    all: AllLetters = False,
+    stage: Stage = None,
+    dataset: OfDataset = None,
+    older_than: OlderThan = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --all: I mean it.")] = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+    motivo: Annotated[str | None, typer.Option("--motivo", hidden=True)] = None,
+) -> None:
+    """Mark dead letters as not to be worked on. They stay listed with --state discarded, and can still be replayed.
+
+    Examples:
+    acequia dlq discard 3f2a91c0 --reason "sent twice by the old exporter"
+    acequia dlq discard --all --stage evaluator --older-than 7d --reason "models of the old schema" --yes
+    """
+    from acequia_cli.dead_letters import DiscardDeadLetters, Filter  # noqa: PLC0415
+
+    why = motivo or reason
+    if why is None:
+        raise typer.BadParameter("say why: it is stored for whoever asks later", param_hint="--reason")
+    meant = Filter(stage, dataset, older_than)
+    _carry_out(DiscardDeadLetters(_where(data, url), tuple(ids or ()), all, meant, why, yes), as_json)
+
+
+@audit.command("verify")
+def audit_verify(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+    """Prove that no audit record was changed or removed: recompute their chain, compare it with its anchors.
+
+    Exit code 1 where the chain is broken.
+
+    Example:
+    acequia audit verify
+    """
+    from acequia_cli.commands import VerifyAudit  # noqa: PLC0415
+
+    _carry_out(VerifyAudit(_where(data, url)), as_json)
 
 
 @audit.command("rebuild")
 def audit_rebuild(
     data: Data = DEFAULT_DATA,
     url: Url = None,
-    auditor_url: AuditorUrl = None,
     as_json: Json = False,
 ) -> None:
     """Fill the audit database from the store, where each artifact carries its record.
@@ -299,7 +536,7 @@ def audit_rebuild(
     """
     from acequia_cli.commands import RebuildAudit  # noqa: PLC0415
 
-    _carry_out(RebuildAudit(_where(data, url, auditor_url)), as_json)
+    _carry_out(RebuildAudit(_where(data, url)), as_json)
 
 
 @app.command()

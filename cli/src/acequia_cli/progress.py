@@ -1,7 +1,7 @@
 """What a person sees while a run goes through the chain: a live table on a terminal, a line per step elsewhere."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -136,3 +136,32 @@ def sending(console: Console, label: str, size: int) -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(f"sending {label}", total=size or None)
         yield progress
+
+
+Tick = Callable[[str, str], None]
+"""Called with a subject and how far it is."""
+
+
+@contextmanager
+def ticking() -> Iterator[Tick]:
+    """Where long work is, on standard error: a line that changes on a terminal, else one as each subject ends."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("...") as status:
+            yield lambda subject, text: status.update(Text(f"{subject}  {text}"))
+        return
+    last: list[str] = []
+
+    def tick(subject: str, text: str) -> None:
+        if last and last[0] != subject:
+            tell()
+        last[:] = subject, text
+
+    def tell() -> None:
+        console.print("  ".join(last), soft_wrap=True, markup=False, highlight=False)
+
+    try:
+        yield tick
+    finally:
+        if last:
+            tell()

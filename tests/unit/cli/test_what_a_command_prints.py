@@ -208,7 +208,23 @@ def test_a_file_named_twice_is_meant_once(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "command",
-    [("demo",), ("up",), ("ingest", "synthetic"), ("ingest", "file"), ("runs",), ("trace",), ("audit", "rebuild")],
+    [
+        ("demo",),
+        ("up",),
+        ("ingest", "synthetic"),
+        ("ingest", "file"),
+        ("runs",),
+        ("trace",),
+        ("verify",),
+        ("sweep",),
+        ("replay",),
+        ("dlq", "list"),
+        ("dlq", "show"),
+        ("dlq", "replay"),
+        ("dlq", "discard"),
+        ("audit", "verify"),
+        ("audit", "rebuild"),
+    ],
     ids=" ".join,
 )
 def test_each_command_teaches_by_example(command: tuple[str, ...]):
