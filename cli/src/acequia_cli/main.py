@@ -540,6 +540,32 @@ def audit_rebuild(
 
 
 @app.command()
+def doctor(
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file", metavar="FILE", help="Settings, as .env.example shows; the environment comes first."
+        ),
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Check each part with a canary object through the real path: what is wrong, and how to mend it.
+
+    With the services' settings (MINIO_*, RABBITMQ_URL, PG_*) it checks those servers, else the embedded installation in
+    --data; with --url also the services there. It changes nothing that stays. Exit code 1 where a check fails.
+
+    Examples:
+    acequia doctor
+    acequia doctor --env-file .env --url http://127.0.0.1:8000
+    """
+    from acequia_cli.doctor.command import Doctor  # noqa: PLC0415
+
+    _carry_out(Doctor(data, url or None, env_file), as_json)
+
+
+@app.command()
 def datasets(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
     """List the datasets, with their columns, formats and file patterns.
 

@@ -24,7 +24,9 @@ AFTER_LOGIN = (VERSION, EXCHANGES, QUEUES, BINDINGS, CONSUMERS, DEAD, LENGTH, DE
 
 NEEDED = (3, 10)
 BETWEEN_LOOKS = 3.0
-"""Seconds between two looks at a queue: a stage that has just paused has come back, the auditor has taken what is dead."""
+"""Seconds between two looks at a queue: a stage that paused is back, the auditor has taken what is dead."""
+NAMED_MOST = 6
+"""Missing queues that are named."""
 LONG = 1000
 """Messages from which a queue is called long: from there the reconciler sends nothing again."""
 SIGN_OF_LIFE = timedelta(seconds=60)
@@ -33,7 +35,7 @@ DEAD_LETTER_SECONDS = 10.0
 
 START_BROKER = "start RabbitMQ, or set RABBITMQ_URL to its address as this machine reaches it"
 AGAIN = "see that the broker stays up, and run the doctor again"
-START_A_SERVICE = "start any service, or start one anew: each declares all of it (`docker compose restart ingestor`)"
+START_A_SERVICE = "start a service, or start one anew: each declares all of it (`docker compose restart ingestor`)"
 
 
 async def examine_broker(chart: Chart, bus: RabbitProbe, table: Topology) -> bool:
@@ -86,7 +88,7 @@ async def _examine_exchanges(chart: Chart, bus: RabbitProbe, table: Topology) ->
                 EXCHANGES,
                 "; ".join(differing),
                 "stop the services, delete it (the broker's management pages, or `rabbitmqadmin delete exchange "
-                f"name=...`), see that MinIO has MINIO_NOTIFY_AMQP_EXCHANGE_TYPE_<ID>=topic and _DURABLE_<ID>=on, which "
+                "name=...`), see that MinIO has MINIO_NOTIFY_AMQP_EXCHANGE_TYPE_<ID>=topic and _DURABLE_<ID>=on, which "
                 "declares it too, and start the services: they make it anew",
             )
         elif missing:
@@ -114,16 +116,23 @@ async def _examine_queues(chart: Chart, bus: RabbitProbe, table: Topology) -> No
             chart.fail(
                 QUEUES,
                 "; ".join(explain_queue(name, difference) for name, difference in differing.items())
-                + (f"; missing: {', '.join(missing)}" if missing else ""),
+                + (f"; {tell_missing(missing, len(wanted))}" if missing else ""),
                 "stop the services, and for each: when it is empty, or what lies in it may go (the reconciler finds "
                 "objects again), "
                 + ", ".join(f"`rabbitmqctl delete_queue {name}`" for name in differing)
                 + "; start the services: they make it anew. ACEQUIA_RETRY_DELAYS must be the same everywhere",
             )
         elif missing:
-            chart.fail(QUEUES, f"missing: {', '.join(missing)}", START_A_SERVICE)
+            chart.fail(QUEUES, tell_missing(missing, len(wanted)), START_A_SERVICE)
         else:
             chart.ok(QUEUES, f"all {len(wanted)} are there, with their arguments")
+
+
+def tell_missing(missing: Sequence[str], wanted: int) -> str:
+    if len(missing) == wanted:
+        return f"none of the {wanted} queues is there: no service has run on this broker yet"
+    more = f" and {len(missing) - NAMED_MOST} more" if len(missing) > NAMED_MOST else ""
+    return f"missing: {', '.join(missing[:NAMED_MOST])}{more}"
 
 
 def explain_queue(name: str, difference: str) -> str:
@@ -186,6 +195,9 @@ async def examine_traffic(
     idle = [q.stage for q in there if not (first[q.name].consumers or second[q.name].consumers)]
     training = "trainer" in idle and store is not None and await _is_training(store)
     idle = [stage for stage in idle if not (training and stage == "trainer")]
+    if not there:
+        chart.skip((CONSUMERS, DEAD, LENGTH), "there are no queues")
+        return
     if not idle and len(there) < len(working):
         chart.skip((CONSUMERS,), "there are queues missing")
     else:
@@ -218,7 +230,7 @@ def tell_consumers(chart: Chart, idle: Sequence[str], *, training: bool) -> None
         chart.fail(
             CONSUMERS,
             f"nobody consumes the queue of: {', '.join(idle)}",
-            f"start it (`docker compose up -d {' '.join(idle)}`); if it runs, its /ready and its log say what it waits for",
+            f"start it (`docker compose up -d {' '.join(idle)}`); if it runs, its /ready and log say what it waits for",
         )
     else:
         more = "; the trainer is at a training, and consumes when it has ended" if training else ""
@@ -234,7 +246,7 @@ def tell_dead(chart: Chart, table: Topology, first: Mapping[str, QueueLook], sec
         chart.fail(
             DEAD,
             f"{counts}: the auditor does not take them, so that nobody can see or replay them",
-            "start the auditor (`docker compose up -d auditor`); if it runs, its /ready and its log say what it waits for",
+            "start the auditor (`docker compose up -d auditor`); if it runs, its /ready and log say what it waits for",
         )
     else:
         chart.ok(DEAD, "none waits in a queue (`acequia dlq list` shows those that were taken)")
@@ -261,8 +273,8 @@ def tell_lengths(
 
 async def examine_dead_lettering(chart: Chart, bus: RabbitProbe) -> None:
     mend = (
-        "restart the broker's node: the supervisor of its dead-letter workers has given up (rabbitmq-server issue 16652); "
-        "its log says so. Until then no retry comes back"
+        "restart the broker's node: the supervisor of its dead-letter workers has given up (rabbitmq-server issue "
+        "16652); its log says so. Until then no retry comes back"
     )
     with chart.examining(DEAD_LETTERING, mend):
         if await bus.dead_letters_arrive(DEAD_LETTER_SECONDS):

@@ -39,7 +39,6 @@ S = TypeVar("S", bound=BaseSettings)
 class Doctor:
     data: Path
     url: str | None = None
-    auditor_url: str | None = None
     env_file: Path | None = None
 
     async def run(self, output: Output) -> int:
@@ -65,7 +64,7 @@ class Doctor:
         elif not self.url:
             await examine_embedded(chart, self.data, settings)
         if self.url:
-            await examine_services(chart, self.url, self.auditor_url)
+            await examine_services(chart, self.url)
 
     def _named(self) -> Mapping[str, str]:
         """What is set of the servers' settings: in the environment, else in the file."""

@@ -1,6 +1,7 @@
 """PostgreSQL, which the auditor alone needs."""
 
 from acequia.settings import PostgresSettings
+from acequia_auditor.connect import MIGRATE
 from acequia_auditor.probe import DatabaseLook, look_at_database
 from acequia_cli.doctor.findings import Chart
 from acequia_cli.doctor.here import examine_clock
@@ -29,17 +30,17 @@ def tell_database(chart: Chart, look: DatabaseLook, settings: PostgresSettings) 
         chart.fail(
             ENCODING,
             f"the database {name!r} is encoded in {look.encoding}, which can not hold every name and reason",
-            f"CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, set PG_DATABASE to it, restart the auditor and run "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, set PG_DATABASE to it, restart the auditor and run "
             "`acequia audit rebuild`",
         )
     else:
         chart.ok(ENCODING, "UTF8")
     if look.missing_migrations:
-        chart.fail(
-            SCHEMA,
-            f"the schema acequia lacks {', '.join(look.missing_migrations)}",
-            "start the auditor of this version: it migrates at its start (`docker compose up -d auditor`)",
-        )
+        lacks = f"the schema acequia lacks {', '.join(look.missing_migrations)}, or {user!r} may not read it"
+        if look.may_migrate:
+            chart.fail(SCHEMA, lacks, "start the auditor of this version: it migrates at its start")
+        else:
+            chart.fail(SCHEMA, lacks, f"run `{MIGRATE}` with PG_MIGRATION_USER, the role that owns the schema acequia")
         chart.skip((ROLE,), f"{SCHEMA} failed")
         return
     chart.ok(SCHEMA, "migrated to this version")
@@ -47,7 +48,8 @@ def tell_database(chart: Chart, look: DatabaseLook, settings: PostgresSettings) 
         chart.warn(
             ROLE,
             f"the role {user!r} may change and remove what was recorded",
-            f"give the auditor a role that may only insert, and set PG_USER and PG_PASSWORD to it",
+            f"set PG_MIGRATION_USER to {user}, PG_USER to another role, and run `{MIGRATE}`: that other role may then "
+            "read and add, no more",
         )
     else:
         chart.ok(ROLE, f"the role {user!r} may add records, and neither change nor remove them")

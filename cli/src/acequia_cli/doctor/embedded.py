@@ -123,7 +123,9 @@ async def _examine_canary(chart: Chart, store: DirectoryStore, bus: SqliteBus, s
 async def _examine_postgres(chart: Chart, data: Path, *, fresh: bool) -> None:
     log = data / "pg.log"
     server = EmbeddedPostgres(data.resolve())
-    with chart.examining(POSTGRES, f"see {log}; a folder that can not be mended: move it away, then `acequia audit rebuild`"):
+    with chart.examining(
+        POSTGRES, f"see {log}; a folder that can not be mended: move it away, then `acequia audit rebuild`"
+    ):
         try:
             settings = await asyncio.to_thread(server.start)
             look = await look_at_database(settings)

@@ -84,8 +84,8 @@ def tell_event(chart: Chart, canary: Canary, event: Heard | None, buckets: Bucke
     if event is None:
         chart.fail(
             check,
-            f"{where} and nothing came to the exchange {OBJECTS} within {patience:g} s: the store's target {target} has "
-            "a wrong flag, exchange or broker",
+            f"{where} and nothing came to the exchange {OBJECTS} within {patience:g} s: the store's target {target} "
+            "has a wrong flag, exchange or broker",
             f"on the MinIO server set MINIO_NOTIFY_AMQP_EXCHANGE_{target}={OBJECTS}, _EXCHANGE_TYPE_{target}=topic, "
             f"_DURABLE_{target}=on (flags are exactly `on`), _URL_{target} as that server reaches the broker that "
             "RABBITMQ_URL names, and restart it; its log says what the broker refused",
@@ -101,7 +101,8 @@ def tell_event(chart: Chart, canary: Canary, event: Heard | None, buckets: Bucke
         chart.warn(
             check,
             f"{where} and its event came {late:.1f} s after it",
-            f"on the MinIO server remove MINIO_NOTIFY_AMQP_QUEUE_DIR_{target}, set MINIO_API_SYNC_EVENTS=on, restart it",
+            f"on the MinIO server remove MINIO_NOTIFY_AMQP_QUEUE_DIR_{target}, set MINIO_API_SYNC_EVENTS=on and restart "
+            "it",
         )
     elif not event.persistent:
         chart.warn(

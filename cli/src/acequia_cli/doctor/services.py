@@ -12,30 +12,25 @@ INGESTOR, AUDITOR, RECONCILER = "ingestor", "auditor", "reconciler"
 _SECONDS = 10.0
 
 
-async def examine_services(
-    chart: Chart, url: str, auditor_url: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None
-) -> None:
+async def examine_services(chart: Chart, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
     """The ingestor's /ready; the auditor and the reconciler through it, by a call that does nothing."""
     async with httpx.AsyncClient(base_url=url, timeout=_SECONDS, transport=transport) as client:
-        if not await _ready(chart, INGESTOR, client, url, "--url"):
+        if not await _ready(chart, client, url):
             chart.skip((AUDITOR, RECONCILER), f"{INGESTOR} failed")
             return
-        if auditor_url:
-            async with httpx.AsyncClient(base_url=auditor_url, timeout=_SECONDS, transport=transport) as other:
-                await _ready(chart, AUDITOR, other, auditor_url, "--auditor-url")
-        else:
-            await _through(chart, AUDITOR, client, "GET", "/runs?limit=1", HTTPStatus.OK)
+        await _through(chart, AUDITOR, client, "GET", "/runs?limit=1", HTTPStatus.OK)
         await _through(chart, RECONCILER, client, "POST", "/replays", HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-async def _ready(chart: Chart, name: str, client: httpx.AsyncClient, url: str, option: str) -> bool:
+async def _ready(chart: Chart, client: httpx.AsyncClient, url: str) -> bool:
+    name = INGESTOR
     try:
         answer = await client.get("/ready")
     except httpx.HTTPError as error:
         chart.fail(
             name,
             f"{url} does not answer: {error or type(error).__name__}",
-            f"start the {name} (`docker compose up -d {name}`), or give its address with {option}",
+            f"start the {name} (`docker compose up -d {name}`), or give its address with --url",
         )
         return False
     document = _document(answer)
@@ -48,7 +43,7 @@ async def _ready(chart: Chart, name: str, client: httpx.AsyncClient, url: str, o
     chart.fail(
         name,
         f"{url}/ready answers {answer.status_code}: this is none of our services",
-        f"give the {name}'s address with {option} ({urlsplit(url).scheme}://host:8000 by default)",
+        f"give the {name}'s address with --url ({urlsplit(url).scheme}://host:8000 by default)",
     )
     return False
 
@@ -69,8 +64,8 @@ async def _through(
     chart.fail(
         name,
         str(said),
-        f"start the {name} (`docker compose up -d {name}`), and set ACEQUIA_INGESTOR_{name.upper()}_URL of the ingestor "
-        "to where it answers",
+        f"start the {name} (`docker compose up -d {name}`), and set ACEQUIA_INGESTOR_{name.upper()}_URL of the "
+        "ingestor to where it answers",
     )
 
 

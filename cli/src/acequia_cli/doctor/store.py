@@ -52,7 +52,7 @@ def _tell_buckets(chart: Chart, table: Topology, missing: Sequence[Layer]) -> No
     elif len(missing) == len(table.layers):
         chart.fail(
             BUCKETS,
-            f"no bucket {table.buckets.prefix}-... is there: no service has run on this store yet, or under another prefix",
+            f"no bucket {table.buckets.prefix}-... is there: no service has run on this store, or under another prefix",
             f"start a service, which makes them, or set ACEQUIA_BUCKET_PREFIX (now {table.buckets.prefix})",
         )
     else:
@@ -62,10 +62,9 @@ def _tell_buckets(chart: Chart, table: Topology, missing: Sequence[Layer]) -> No
 async def _examine_writes(chart: Chart, store: MinioProbe) -> None:
     """A canary is created, created again (which must be refused), read and removed."""
     key = f"{CANARY_PREFIX}{uuid4().hex}.json"
-    about = {"metadata": {}, "content_type": "application/json"}
     with chart.examining(WRITES, START_MINIO):
         try:
-            await store.create(Layer.LEDGER, key, b"1", metadata={}, content_type=about["content_type"])
+            await store.create(Layer.LEDGER, key, b"1", metadata={}, content_type="application/json")
             again = await store.create(Layer.LEDGER, key, b"2", metadata={}, content_type="application/json")
             found = await store.read(Layer.LEDGER, key)
         finally:
@@ -90,8 +89,8 @@ async def _examine_targets(chart: Chart, store: MinioProbe, table: Topology) -> 
             chart.fail(
                 TARGETS,
                 f"the store does not know {', '.join(unknown)}",
-                f"give the MinIO server MINIO_NOTIFY_AMQP_ENABLE_<ID>=on (exactly `on`), _URL_, _EXCHANGE_ and so on for "
-                f"{ids} (docs/minio.md) and restart it; set MINIO_NOTIFY_REGION here to its MINIO_REGION",
+                "give the MinIO server MINIO_NOTIFY_AMQP_ENABLE_<ID>=on (exactly `on`), _URL_, _EXCHANGE_ and so on "
+                f"for {ids} (docs/minio.md) and restart it; set MINIO_NOTIFY_REGION here to its MINIO_REGION",
             )
         else:
             chart.ok(TARGETS, f"the store knows all {len(table.notifications)}")

@@ -65,7 +65,8 @@ class MinioProbe(MinioStore):
             ) from None
         except aiohttp.ClientConnectorError as error:
             raise TransientFailure(
-                f"nothing listens at MINIO_ENDPOINT={self._settings.endpoint} ({os.strerror(error.os_error.errno or 0)})",
+                f"nothing listens at MINIO_ENDPOINT={self._settings.endpoint} "
+                f"({os.strerror(error.os_error.errno or 0)})",
                 dependency="minio",
                 away=True,
             ) from None
@@ -83,13 +84,11 @@ class MinioProbe(MinioStore):
             date = headers.get("Date")
             return parsedate_to_datetime(date) - now.replace(microsecond=0) if date else timedelta()
         if b"HTTP request to an HTTPS server" in body:
-            raise ConfigurationError(
-                f"{self._server} wants TLS, and MINIO_SECURE=false", mend="set MINIO_SECURE=true"
-            )
+            raise ConfigurationError(f"{self._server} wants TLS, and MINIO_SECURE=false", mend="set MINIO_SECURE=true")
         if "console" in headers.get("Server", "").lower() or b"MinIO Console" in body:
             raise ConfigurationError(
                 f"MINIO_ENDPOINT={self._settings.endpoint} is the port of MinIO's console, not of its S3 API",
-                mend="set MINIO_ENDPOINT to the port of the S3 API: 9000, where the server was given no other --address",
+                mend="set MINIO_ENDPOINT to the port of the S3 API: 9000, if the server was given no other --address",
             )
         raise self._other_server(f"HTTP {answer.status}, Server: {headers.get('Server', 'not named')}")
 

@@ -172,7 +172,10 @@ class RabbitProbe(RabbitBus):
             async with asyncio.timeout(_SECONDS):
                 channel = await self.channel(confirms=False)
                 queue = await channel.declare_queue(
-                    f"acequia.doctor.{uuid4().hex}", exclusive=True, auto_delete=True, arguments={"x-max-length": 10_000}
+                    _queue_name(),
+                    exclusive=True,
+                    auto_delete=True,
+                    arguments={"x-max-length": 10_000},
                 )
                 await queue.bind(exchange, "#")
                 await queue.consume(hear, no_ack=True)
@@ -195,14 +198,14 @@ class RabbitProbe(RabbitBus):
         async def hear(_: AbstractIncomingMessage) -> None:
             came.set()
 
-        name = f"acequia.doctor.{uuid4().hex}"
+        name = _queue_name()
         with self.edge():
             async with asyncio.timeout(seconds):
                 channel = await self.channel(confirms=True)
                 try:
                     target = await channel.declare_queue(f"{name}.target", exclusive=True, auto_delete=True)
                     await target.consume(hear, no_ack=True)
-                    arguments = {
+                    arguments: dict[str, Any] = {
                         "x-queue-type": "quorum",
                         "x-dead-letter-exchange": "",
                         "x-dead-letter-routing-key": f"{name}.target",
@@ -229,13 +232,15 @@ class RabbitProbe(RabbitBus):
                 mend=f"set the user and the password in RABBITMQ_URL (percent-encoded), or on the broker: "
                 f"`rabbitmqctl change_password {user} ...`",
             )
-        refused = isinstance(error, ConnectionClosed) and error.args and error.args[0] in (_ACCESS_REFUSED, _NOT_ALLOWED)
+        refused = (
+            isinstance(error, ConnectionClosed) and error.args and error.args[0] in (_ACCESS_REFUSED, _NOT_ALLOWED)
+        )
         if isinstance(error, InvalidFrameError) or refused:
             said = _said(error) if refused else "there is none, or the user has no permissions on it"
             return ConfigurationError(
                 f"{self.server} does not open the virtual host {virtual!r} to the user {user!r}: {said}",
-                mend=f"set the virtual host in RABBITMQ_URL (amqp://user:password@{host}:5672/<name>), or on the broker: "
-                f"`rabbitmqctl add_vhost {virtual}` and "
+                mend=f"set the virtual host in RABBITMQ_URL (amqp://user:password@{host}:5672/<name>), or on the "
+                f"broker: `rabbitmqctl add_vhost {virtual}` and "
                 f"`rabbitmqctl set_permissions -p {virtual} {user} '.*' '.*' '.*'`",
             )
         return super()._translated(error)
@@ -248,6 +253,10 @@ class RabbitProbe(RabbitBus):
 def _reason(error: OSError) -> str:
     """What the system says ("Connection refused"), without the address that asyncio adds."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
+def _queue_name() -> str:
+    return f"acequia.doctor.{uuid4().hex}"
 
 
 def _silent(message: str) -> TransientFailure:
