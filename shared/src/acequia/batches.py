@@ -34,9 +34,21 @@ from acequia.events import (
     Status,
     event_id,
     parse_notification,
+    told_rows,
     utc_now,
 )
-from acequia.layers import NAMESPACE, Layer, Name, Stem, dead_key, manifest_key, plan_key, plan_prefix, start_key
+from acequia.layers import (
+    NAMESPACE,
+    Layer,
+    Name,
+    Stem,
+    dead_key,
+    manifest_key,
+    plan_key,
+    plan_prefix,
+    run_id_of,
+    start_key,
+)
 from acequia.ports import Delivery, Message, ObjectInfo, Settlement, Subscription
 from acequia.runner import (
     HEADER_STALE,
@@ -448,17 +460,16 @@ class BatchRunner:
                 return None
             metadata, etag, size = info.metadata, info.etag, info.bytes
         name = Name.of_key(event.key)
-        rows = metadata.get(META_ROWS, "")
         return Candidate(
             key=event.key,
             etag=etag,
             stem=str(arrival.stem),
             variant=(name.variant if name else None) or "",
             bytes=size,
-            rows=int(rows) if rows.isdecimal() else None,
+            rows=told_rows(metadata),
             time_min=metadata.get(META_TIME_MIN),
             time_max=metadata.get(META_TIME_MAX),
-            run_id=metadata.get(META_RUN_ID),
+            run_id=str(run_id_of(metadata.get(META_RUN_ID), event.bucket, event.key, etag)),
         )
 
     def _compose(self, plans: Plans, inputs: tuple[Candidate, ...]) -> Plan:

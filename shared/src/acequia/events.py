@@ -303,6 +303,12 @@ def metadata_size(metadata: Mapping[str, str]) -> int:
     return sum(len("x-amz-meta-") + len(k) + len(v) for k, v in metadata.items())
 
 
+def told_rows(metadata: Mapping[str, str]) -> int | None:
+    """The rows that an object's metadata tells of; None where it tells none, or what no object can hold."""
+    text = metadata.get(META_ROWS, "")
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
+
+
 def valid_traceparent(text: str | None) -> str | None:
     """`text` where it is a W3C trace context, else None: what a client wrote there must not travel on."""
     return text if text and _TRACEPARENT.fullmatch(text) else None

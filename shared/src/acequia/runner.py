@@ -49,6 +49,7 @@ from acequia.events import (
     metadata_size,
     parse_notification,
     record_of_document,
+    told_rows,
     unfold_record,
     utc_now,
     valid_traceparent,
@@ -510,14 +511,13 @@ class StageRunner:
             raise fetched
         self.workshop.at(f"{self.stage.name}.after_fetch")
         event = event.model_copy(update={"metadata": fetched.metadata})  # an event that was sent again may lack it
-        known = event.metadata.get(META_ROWS, "")
         source = Input(
             layer=event.layer,
             key=event.key,
             etag=fetched.etag,
             uri=event.uri,
             bytes=fetched.bytes,
-            rows=int(known) if known.isdecimal() else None,
+            rows=told_rows(fetched.metadata),
         )
         work = Work(
             stage=self.stage.name,
