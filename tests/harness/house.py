@@ -47,11 +47,11 @@ class Place:
 
 
 @asynccontextmanager
-async def open_house(place: Place, at: At) -> AsyncIterator[tuple[httpx.AsyncClient, ObjectStore]]:
+async def open_house(place: Place, at: At) -> AsyncIterator[tuple[httpx.AsyncClient, Workshop]]:
     if place.minio is None or place.rabbit is None or place.postgres is None:
         async with Embedded(place.folder, at=at) as embedded, embedded.client() as client:
             assert embedded._house.workshop is not None
-            yield client, embedded._house.workshop.store
+            yield client, embedded._house.workshop
         return
     buckets = Buckets(place.prefix)
     store, bus = await MinioStore.open(place.minio, buckets), await RabbitBus.connect(place.rabbit)
@@ -65,7 +65,7 @@ async def open_house(place: Place, at: At) -> AsyncIterator[tuple[httpx.AsyncCli
     async with client:
         await house.open(app, workshop, services)
         try:
-            yield client, store
+            yield client, workshop
         finally:
             await house.close(10)
 
@@ -87,7 +87,7 @@ def live(place: Place, step: str | None, upload: Path | None, request: dict[str,
 async def _live(
     place: Place, step: str | None, upload: Path | None, request: dict[str, Any] | None, result: Path
 ) -> None:
-    async with open_house(place, kill_at(step) if step else keep_going) as (client, store):
+    async with open_house(place, kill_at(step) if step else keep_going) as (client, workshop):
         headers = {"Idempotency-Key": KEY}
         if upload is not None:
             answer = await client.put(
@@ -103,7 +103,7 @@ async def _live(
             if page.get("finished"):
                 break
             await asyncio.sleep(0.1)
-        document = {"page": page, "objects": await _objects(store, place.folder)}
+        document = {"page": page, "objects": await _objects(workshop.store, place.folder)}
         result.write_text(json.dumps(document))
 
 
