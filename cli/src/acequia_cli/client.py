@@ -239,6 +239,8 @@ def _explained(url: str, path: str, status: int, problem: Mapping[str, Any]) -> 
         if detail == HTTPStatus.NOT_FOUND.phrase:
             return WrongUse(f"{url} has no {path}: check --url")
         return CommandFailed(detail)
+    if status in (HTTPStatus.CONFLICT, HTTPStatus.GONE):
+        return CommandFailed(detail)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return ServerAway(f"{detail} ({url}: try again in a few seconds)")
     if status in _WRONG:

@@ -139,7 +139,10 @@ def _print_proof(console: Console, document: Mapping[str, Any]) -> None:
         console.print(f"orphan  and {count(document['orphans_left_out'])} more", highlight=False)
     if document["orphans"]:
         console.print()
-    console.print(_sums_table(document["sums"], narrow=console.width < NARROW))
+    if document["sums"]:
+        console.print(_sums_table(document["sums"], narrow=console.width < NARROW))
+    else:
+        console.print("There is no object yet.")
     console.print()
     for sentence in _verdict(document):
         console.print(sentence, soft_wrap=True)
@@ -174,10 +177,9 @@ def _verdict(document: Mapping[str, Any]) -> list[Text]:
     """What the sums say, the best or worst first."""
     sums = document["sums"]
     total = {part: sum(row[part] for row in sums) for part in PARTS}
-    told = [Text(problem, "bold red") for problem in document["problems"]]
+    told = [Text(f"{problem[:1].upper()}{problem[1:]}.", "bold red") for problem in document["problems"]]
     if total["orphans"]:
-        found = _plural(total["orphans"], "orphan")
-        told.insert(0, Text(f"{found}: nobody is at work on that. `acequia sweep` sends it again.", "bold red"))
+        told.append(Text("What was lost on the way to its reader, `acequia sweep` sends again."))
     compared = document["audit"]
     if compared is not None:
         told += _told_of_the_audit(compared)
@@ -252,6 +254,10 @@ class Replay:
             _print_uris(output, objects, of=result["matched"] if self.dry_run else 0)
             nothing = " (--dry-run)" if self.dry_run else ""
             output.remark(f"{self.layer.upper()}, {self.dataset}: {_so_far(result)}{nothing}.")
+            if result.get("dead"):
+                output.remark(
+                    f"{_plural(result['dead'], 'dead letter')} left alone: `acequia dlq replay` is for those."
+                )
             if result["sent"]:
                 output.remark(
                     NOT_NOW if connection.in_process else "Live work goes first; `acequia verify` shows the rest."

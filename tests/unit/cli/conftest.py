@@ -129,11 +129,17 @@ class Server:
             return problem(404, "Not Found")
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, httpx.Response):
-            return answer
+            return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
         return httpx.Response(answer[0], content=json.dumps(answer[1]))
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(self), base_url="http://acequia.test")
+
+
+def lines(*documents: Mapping[str, Any], cut: str = "") -> httpx.Response:
+    """A long answer, a document a line; `cut`: what it breaks off with."""
+    text = "".join(f"{json.dumps(document)}\n" for document in documents) + cut
+    return httpx.Response(200, content=text, headers={"content-type": "application/x-ndjson"})
 
 
 def problem(status: int, detail: str, **more: Any) -> httpx.Response:

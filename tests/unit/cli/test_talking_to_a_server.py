@@ -1,3 +1,4 @@
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -6,7 +7,7 @@ import pytest
 from acequia_cli.client import Api
 from acequia_cli.complaints import CommandFailed, ServerAway, WrongUse
 
-from .conftest import RUN, Server, problem
+from .conftest import RUN, Server, lines, problem
 
 
 async def test_a_file_is_streamed_with_its_length_and_options(server: Server, tmp_path: Path):
@@ -76,3 +77,61 @@ async def test_a_page_that_is_not_acequias_is_wrong_use(server: Server):
 
     with pytest.raises(WrongUse, match="not as Acequia does"):
         await Api(server.client()).datasets()
+
+
+async def collect(server: Server) -> list[tuple[str, dict[str, object]]]:
+    return [line async for line in Api(server.client()).verify(settled=True, grace=0)]
+
+
+async def test_a_long_answer_is_read_line_by_line_to_its_result(server: Server):
+    server.lay("GET", "/verify", lines({"progress": {"seen": 1}}, {"result": {"ok": True}}))
+
+    assert await collect(server) == [("progress", {"seen": 1}), ("result", {"ok": True})]
+    assert server.asked[0][1] == "http://acequia.test/verify?settled=true&grace=0"
+
+
+@pytest.mark.parametrize("cut", ["", '{"progress": {"se', "\n"])
+async def test_a_long_answer_without_a_result_says_run_it_again(server: Server, cut: str):
+    server.lay("GET", "/verify", lines({"progress": {"seen": 1}}, cut=cut))
+
+    with pytest.raises(ServerAway, match=r"went away in the middle of its answer: run it again"):
+        await collect(server)
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_long_answer_says_run_it_again():
+    async def broken() -> AsyncIterator[bytes]:
+        yield b'{"progress": {"seen": 1}}\n'
+        raise httpx.ReadError("reset by peer")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=broken(), headers={"content-type": "application/x-ndjson"})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://acequia.test")
+
+    with pytest.raises(ServerAway, match="run it again"):
+        [line async for line in Api(client).verify_audit()]
+
+
+async def test_a_problem_in_the_middle_of_a_long_answer_is_told(server: Server):
+    document = {"type": "about:blank", "title": "minio is unavailable", "status": 503, "detail": "minio is away"}
+    server.lay("GET", "/verify", lines({"progress": {"seen": 1}}, {"problem": document}))
+
+    with pytest.raises(ServerAway, match=r"minio is away .*try again"):
+        await collect(server)
+
+
+async def test_a_long_answer_that_is_refused_is_a_complaint_like_any_other(server: Server):
+    server.lay("POST", "/replays", problem(422, "there is no layer 'x'"))
+
+    with pytest.raises(WrongUse, match="there is no layer 'x'"):
+        [line async for line in Api(server.client()).replay({"layer": "x"})]
+
+
+async def test_dead_letters_are_asked_for_page_by_page(server: Server):
+    server.lay("GET", "/dead-letters", {"dead_letters": [{"id": "1"}], "next": "t"}, {"dead_letters": [{"id": "2"}]})
+
+    found = [letter async for letter in Api(server.client()).dead_letters(stage="trainer", dataset=None)]
+
+    assert [letter["id"] for letter in found] == ["1", "2"]
+    params = [dict(httpx.URL(url).params) for _, url, _, _ in server.asked]
+    assert params == [{"stage": "trainer", "limit": "200"}, {"stage": "trainer", "before": "t", "limit": "200"}]
