@@ -75,6 +75,10 @@ class Stack:
     processes: dict[str, Process] = field(default_factory=dict)
     owner: Process | None = None
     """The process that takes the stack down at its end; None where a person does."""
+    notify_exchange: str = "acequia.objects"
+    """Where MinIO tells of new objects."""
+    notify_port: int | None = None
+    """The port by which MinIO reaches RabbitMQ, where it is not RabbitMQ's own: a test stands between them."""
 
     def as_json(self) -> dict[str, object]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -88,11 +92,16 @@ class Stack:
             dict(data["passwords"]),  # type: ignore[call-overload]
             {name: Process(**process) for name, process in data["processes"].items()},  # type: ignore[attr-defined]
             Process(**owner) if owner else None,  # type: ignore[arg-type]
+            str(data["notify_exchange"]),
+            data["notify_port"],  # type: ignore[arg-type]
         )
 
     @property
     def amqp_url(self) -> str:
-        return f"amqp://{USER}:{self.passwords['rabbitmq']}@{HOST}:{self.ports.rabbitmq}/"
+        return self.amqp_url_by(self.ports.rabbitmq)
+
+    def amqp_url_by(self, port: int) -> str:
+        return f"amqp://{USER}:{self.passwords['rabbitmq']}@{HOST}:{port}/"
 
     def environment(self) -> dict[str, str]:
         """What a service, or a test, needs to know."""
@@ -140,8 +149,8 @@ def minio_environment(stack: Stack) -> dict[str, str]:
     for layer in TARGETS:
         target = {
             "ENABLE": "on",
-            "URL": stack.amqp_url,
-            "EXCHANGE": "acequia.objects",
+            "URL": stack.amqp_url_by(stack.notify_port or stack.ports.rabbitmq),
+            "EXCHANGE": stack.notify_exchange,
             "EXCHANGE_TYPE": "topic",
             "ROUTING_KEY": f"object.{layer}",
             "DURABLE": "on",

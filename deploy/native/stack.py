@@ -219,7 +219,13 @@ def _end(number: int, _frame: object) -> None:
 # bringing up and taking down
 
 
-def bring_up(folder: Path | None, owner: Process | None = None) -> Stack:
+def bring_up(
+    folder: Path | None,
+    owner: Process | None = None,
+    *,
+    notify_exchange: str = "acequia.objects",
+    notify_port: int | None = None,
+) -> Stack:
     """Start all three servers, PostgreSQL beside the others; MinIO last, so that it finds its broker.
 
     On any failure nothing stays behind. PartMissing, StackFailed.
@@ -232,7 +238,14 @@ def bring_up(folder: Path | None, owner: Process | None = None) -> Stack:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)  # PostgreSQL's user has to reach its own folder; state and settings are 0600
-    stack = Stack(folder, free_ports(), {name: new_password() for name in NAMES}, owner=owner)
+    stack = Stack(
+        folder,
+        free_ports(),
+        {name: new_password() for name in NAMES},
+        owner=owner,
+        notify_exchange=notify_exchange,
+        notify_port=notify_port,
+    )
     _save(stack)
     say("starting RabbitMQ, MinIO and PostgreSQL")
     try:

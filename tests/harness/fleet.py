@@ -65,11 +65,18 @@ class Fleet:
     def wait_ready(self, name: str, seconds: float = 90) -> None:
         self.wait(lambda: self.is_ready(name), f"{name} is not ready", seconds)
 
+    def wait_alive(self, name: str, seconds: float = 90) -> None:
+        """Until it listens, whatever it waits for."""
+        self.wait(lambda: self._answers(name, "health"), f"{name} does not listen", seconds)
+
     def is_ready(self, name: str) -> bool:
+        return self._answers(name, "ready")
+
+    def _answers(self, name: str, path: str) -> bool:
         process = self.processes[name]
         assert process.poll() is None, f"{name} ended with {process.returncode}: {self.log(name)}"
         try:
-            return httpx.get(f"{self.url(name)}/ready", timeout=5).status_code == 200
+            return httpx.get(f"{self.url(name)}/{path}", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
