@@ -1,4 +1,4 @@
-"""The reconciler composed: a timer that sweeps, and `POST /sweep`."""
+"""The reconciler composed: a timer that sweeps, and `POST /sweep`, `GET /verify`, `POST /replays`."""
 
 import asyncio
 import logging
@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 
-from acequia.app import problem_responses
+from acequia.app import NDJSON, Problem, ndjson, problem_responses
 from acequia.errors import TransientFailure
+from acequia.layers import UNKNOWN_DATASET, Layer
 from acequia.runner import Workshop
-from acequia.topology import Topology
+from acequia.topology import READERS, Topology
+from acequia_reconciler.replay import Replay, readers_of, replay
 from acequia_reconciler.settings import ReconcilerSettings
 from acequia_reconciler.sweep import Sweeper
+from acequia_reconciler.verify import verify
 
 log = logging.getLogger("acequia")
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A JSON document a line", "content": {NDJSON: {"schema": {"type": "object"}}}}
+}
 
 
 class ReconcilerService:
@@ -31,6 +39,8 @@ class ReconcilerService:
         first_grace: float | None = None,
     ) -> None:
         self._first_grace = first_grace
+        self._workshop = workshop
+        self._topology = topology
         self._sweeper = Sweeper(workshop, topology, queue_limit=settings.queue_limit)
         self._settings = settings
         self._life: asyncio.Task[None] | None = None
@@ -82,4 +92,39 @@ class ReconcilerService:
                 "removed": result.removed,
             }
 
+        @router.get("/verify", responses=STREAMED | problem_responses(422), response_class=StreamingResponse)
+        async def prove(
+            grace: Annotated[
+                float | None, Query(ge=0, description="Seconds; what is younger is in flight. Default: the setting")
+            ] = None,
+            settled: Annotated[bool, Query(description="Also: every queue is empty and nothing is in flight")] = False,
+        ) -> StreamingResponse:
+            """What became of each object at its reader: `progress` and `orphan` as they come, at last `result`."""
+            grace = self._settings.grace if grace is None else grace
+            return ndjson(verify(self._workshop, self._topology, grace=grace, settled=settled))
+
+        @router.post("/replays", responses=STREAMED | problem_responses(422), response_class=StreamingResponse)
+        async def replays(asked: Replay) -> StreamingResponse:
+            """Send objects to their reader once more: `progress`, in a dry run `object`, at last `result`."""
+            self._check(asked)
+            return ndjson(replay(self._workshop, self._topology, asked))
+
         return router
+
+    def _check(self, asked: Replay) -> None:
+        """Problem (422) where there is nothing that could be replayed."""
+        layers = [reader.layer.value for reader in READERS]
+        if asked.layer not in layers:
+            detail = f"no service reads the layer {asked.layer!r}: one of {', '.join(layers)}"
+            raise Problem(422, "unknown layer", detail, allowed=layers)
+        registry, readers = self._workshop.registry, readers_of(Layer(asked.layer))
+        if asked.layer == Layer.LANDING:
+            datasets = [*registry, UNKNOWN_DATASET]
+        else:
+            datasets = [name for name, d in registry.items() if any(r.stage in d.readers for r in readers)]
+        if asked.dataset not in datasets:
+            detail = f"no dataset {asked.dataset!r} has a reader in {asked.layer}: one of {', '.join(datasets)}"
+            raise Problem(422, "unknown dataset", detail, allowed=datasets)
+        if asked.stale and asked.layer == Layer.LANDING:
+            detail = "What was ingested keeps its content: `stale` is for raw, silver and models."
+            raise Problem(422, "not for landing", detail, allowed=[name for name in layers if name != Layer.LANDING])
