@@ -134,14 +134,15 @@ class Api:
         """Everything about one."""
         return dict(await self._ask("GET", f"/dead-letters/{quote(id, safe='')}"))
 
-    async def replay_dead_letter(self, id: str) -> Document:
-        """Send it back to work; once or several times is the same."""
-        return dict(await self._ask("POST", f"/dead-letters/{quote(id, safe='')}/replay", timeout=LONG))
+    async def replay_dead_letter(self, id: str, by: str) -> Document:
+        """Send it back to work; once or several times is the same. `by`: who wants it."""
+        path = f"/dead-letters/{quote(id, safe='')}/replay"
+        return dict(await self._ask("POST", path, json={"by": by}, timeout=LONG))
 
-    async def discard_dead_letter(self, id: str, reason: str) -> Document:
+    async def discard_dead_letter(self, id: str, reason: str, by: str) -> Document:
         """Mark that it will not be worked on; once or several times is the same."""
         path = f"/dead-letters/{quote(id, safe='')}/discard"
-        return dict(await self._ask("POST", path, json={"reason": reason}, timeout=LONG))
+        return dict(await self._ask("POST", path, json={"reason": reason, "by": by}, timeout=LONG))
 
     async def _ask(self, method: str, path: str, **asked: Any) -> Any:
         with self._translated(method, path):

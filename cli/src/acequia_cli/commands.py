@@ -420,7 +420,8 @@ def _about_the_chain(result: Mapping[str, Any]) -> Text:
     head, last = result["head"], result.get("last_anchor")
     records = f"{count(result['records'])} record{'' if result['records'] == 1 else 's'}"
     if not result["ok"]:
-        return Text(f"The chain is broken: {records} looked at.", "bold red")
+        where = f" at record {count(result['first_broken'])}" if result.get("first_broken") else ""
+        return Text(f"The chain is broken{where}: {records} looked at.", "bold red")
     if not result["records"]:
         return Text("There is no audit record yet, and so no chain.")
     anchors = f"{count(result['anchors'])} anchor{'' if result['anchors'] == 1 else 's'} in the store"

@@ -206,6 +206,10 @@ def _told_of_the_audit(compared: Mapping[str, Any]) -> list[Text]:
         ("missing_in_store", "in the database, and no longer in the store"),
     ):
         told += [Text(f"  {uri}: {mend}", "red") for uri in compared[where]]
+        if (left_out := compared["counts"].get(where, 0) - len(compared[where])) > 0:
+            told.append(Text(f"  and {count(left_out)} more {mend.partition(';')[0]}", "red"))
+    if unreadable := compared["counts"].get("unreadable"):
+        told.append(Text(f"  {_plural(unreadable, 'object')} that can't be read: the auditor's log names them", "red"))
     return told
 
 

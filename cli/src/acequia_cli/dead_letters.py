@@ -1,5 +1,6 @@
 """Dead letters: work that failed on every rung of the ladder, and what a person does about it."""
 
+import getpass
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ NAMED_MOST = 5
 WHOLE = 32
 """Hex digits of an id."""
 _PREFIX = re.compile(f"[0-9a-f]{{{PREFIX_LEAST},{WHOLE}}}")
-_TOLD = ("id", "stage", "dataset", "uri", "state")
+_TOLD = ("id", "stage", "dataset", "uri", "state", "sent", "gone")
 
 Letter = dict[str, Any]
 Act = Callable[[str], Awaitable[Letter]]
@@ -130,10 +131,14 @@ def _print_letter(output: Output, letter: Mapping[str, Any], connection: Connect
     _print_part(output, "Reason", str(letter["reason"]).strip())
     if (traceback := str(letter.get("traceback") or "").strip()) and traceback != str(letter["reason"]).strip():
         _print_part(output, "Traceback", traceback)
-    for act in letter.get("acts") or ():
-        _print_part(output, "What was done about it", ", ".join(f"{k}: {v}" for k, v in act.items() if v))
+    _print_part(output, "What was done about it", "\n".join(_told_of(act) for act in letter.get("acts") or ()))
     _print_part(output, "Headers", "\n".join(f"{k}: {v}" for k, v in sorted((letter.get("headers") or {}).items())))
     _print_part(output, "Message", _readable(letter))
+
+
+def _told_of(act: Mapping[str, Any]) -> str:
+    by, reason = act.get("by"), act.get("reason")
+    return f"{act['at']}  {act['act']}{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
 
 
 def _print_part(output: Output, title: str, text: str) -> None:
@@ -193,8 +198,12 @@ class ReplayDeadLetters:
     async def run(self, output: Output) -> int:
         _one_of(self.ids, self.all, self.meant, "replay")
         async with asked(self.where) as connection:
-            api = connection.api
-            act = api.dead_letter if self.dry_run else api.replay_dead_letter
+            api, by = connection.api, _user()
+
+            async def replay(id: str) -> Letter:
+                return await api.replay_dead_letter(id, by)
+
+            act = api.dead_letter if self.dry_run else replay
             code = await _act("replayed", self, act, api, output, dry_run=self.dry_run)
         if not output.as_json and not self.dry_run and connection.in_process:
             output.remark(NOT_NOW)
@@ -219,12 +228,20 @@ class DiscardDeadLetters:
         if self.all and not self.yes:
             raise WrongUse("--all discards every open dead letter that the options leave: say --yes too if you mean it")
         async with asked(self.where) as connection:
-            api = connection.api
+            api, by = connection.api, _user()
 
             async def discard(id: str) -> Letter:
-                return await api.discard_dead_letter(id, self.reason.strip())
+                return await api.discard_dead_letter(id, self.reason.strip(), by)
 
             return await _act("discarded", self, discard, api, output)
+
+
+def _user() -> str:
+    """Who asks, as this machine calls them; empty where it does not know."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def _one_of(ids: Sequence[str], all: bool, meant: Filter, verb: str) -> None:
@@ -265,6 +282,8 @@ async def _act(
     if not output.as_json:
         for letter in acted:
             output.remark("  ".join(str(letter[name]) for name in ("id", "stage", "uri") if letter.get(name)))
+            for uri in letter.get("gone") or ():
+                output.remark(f"  {uri}: not sent, it is not in the store any more")
         for one in failed:
             output.console.print(f"{one['id']}: {one['error']}", style="red", soft_wrap=True, markup=False)
         letters = f"{count(number)} dead letter{'' if number == 1 else 's'}"

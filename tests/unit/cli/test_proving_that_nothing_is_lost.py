@@ -116,12 +116,15 @@ def test_settled_compares_the_database_and_shows_what_waits(connected: Server, d
 
 def test_settled_exits_1_where_the_database_lacks_a_record(connected: Server, data: Path):
     connected.lay("GET", "/verify", lines(verified(row(done=4))))
-    connected.lay("GET", "/audit/compare", lines(compared(ok=False, missing_in_database=[RAW])))
+    counts = {"missing_in_database": 3, "missing_in_store": 0, "unreadable": 2}
+    answer = compared(ok=False, missing_in_database=[RAW], counts=counts)
+    connected.lay("GET", "/audit/compare", lines(answer))
 
     result = acequia("verify", "--settled", "--data", data)
 
     assert result.exit_code == 1
     assert f"{RAW}: not in the database; `acequia audit rebuild`" in result.stdout
+    assert "and 2 more not in the database" in result.stdout and "2 objects that can't be read" in result.stdout
     assert "Nothing is lost" not in result.stdout
 
 

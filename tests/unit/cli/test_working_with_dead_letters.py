@@ -1,5 +1,6 @@
 """dlq list, show, replay and discard."""
 
+import getpass
 import json
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,20 @@ def test_one_is_shown_whole_by_the_beginning_of_its_id(connected: Server, data: 
         payload_is_base64=False,
         headers={"acequia-attempt": "6"},
         traceback="Traceback (most recent call last)\nOSError",
-        acts=[{"act": "replayed", "at": "2025-12-21T00:00:00Z"}],
+        acts=[{"act": "replayed", "at": "2025-12-21T00:00:00Z", "reason": "disk is free", "by": "ana"}],
     )
     connected.lay("GET", f"/dead-letters/{ONE}", whole)
 
     text = acequia("dlq", "show", "3F2A-91", "--data", data).stdout
 
-    for said in (ONE, "and more", "Traceback (most recent", '"EventName"', "acequia-attempt: 6", "act: replayed"):
+    for said in (
+        ONE,
+        "and more",
+        "Traceback (most recent",
+        '"EventName"',
+        "acequia-attempt: 6",
+        "replayed by ana: disk is free",
+    ):
         assert said in text
     assert f"{data}/store/cybersec-ml-raw" in text.replace("\n", "")
     assert json.loads(acequia("dlq", "show", ONE, "--data", data, "--json").stdout) == whole
@@ -180,6 +188,12 @@ def test_a_server_that_goes_away_says_how_far_it_came(connected: Server, data: P
     assert len(posts(connected)) == 2
 
 
+def test_inputs_of_a_dead_plan_that_are_gone_are_named(connected: Server, data: Path):
+    connected.lay("POST", f"/dead-letters/{ONE}/replay", {"id": ONE, "state": "replayed", "sent": 2, "gone": [RAW]})
+
+    assert f"{RAW}: not sent" in acequia("dlq", "replay", ONE, "--data", data).stdout
+
+
 @pytest.mark.parametrize("reason", ["--reason", "--motivo"])
 def test_a_discard_sends_its_reason(connected: Server, data: Path, reason: str):
     connected.lay("POST", f"/dead-letters/{ONE}/discard", {"id": ONE, "state": "discarded"})
@@ -187,7 +201,7 @@ def test_a_discard_sends_its_reason(connected: Server, data: Path, reason: str):
     result = acequia("dlq", "discard", ONE, reason, "sent twice", "--data", data)
 
     assert result.exit_code == 0
-    assert json.loads(connected.asked[-1][3]) == {"reason": "sent twice"}
+    assert json.loads(connected.asked[-1][3]) == {"reason": "sent twice", "by": getpass.getuser()}
     assert "1 dead letter discarded." in result.stdout
 
 
