@@ -13,7 +13,7 @@ import pytest
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
 from acequia.batches import Plan
-from acequia.datasets import load_registry
+from acequia.datasets import Registry, load_registry
 from acequia.events import IngestionCommand, SyntheticSource
 from acequia.layers import (
     Buckets,
@@ -27,6 +27,7 @@ from acequia.layers import (
     landing_done_id,
     manifest_key,
     plan_key,
+    rejected_rows_key,
     stage_key,
 )
 from acequia.ports import Delivery, Message, ObjectInfo, Retry, Settlement
@@ -141,9 +142,7 @@ async def test_done_comes_before_quarantined_and_quarantined_before_dead(worksho
 
 async def test_rejected_rows_are_no_outcome_and_a_dead_letter_of_another_stage_is_none(workshop: Workshop) -> None:
     info = await put(workshop, Layer.RAW, data_key(stem()))
-    await put(
-        workshop, Layer.QUARANTINE, manifest_key("transformer", stem(), NEW).replace("rejected.json", "rows.parquet")
-    )
+    await put(workshop, Layer.QUARANTINE, rejected_rows_key("transformer", stem(), NEW))
     await put(workshop, Layer.LEDGER, dead_key("evaluator", str(stem()), NEW))
     await put(workshop, Layer.LEDGER, dead_key("transformer", str(Stem("network_events_2", AT, "0" * 16, 1))))
     result, orphans = await prove(workshop)
@@ -180,8 +179,6 @@ async def test_an_object_that_somebody_else_named_is_settled_under_the_stem_that
 ) -> None:
     where = ("else.parquet", "somebody/else.parquet", f"{stem().folder}/zzz.parquet", f"{DATASET}/a.b/c.parquet")
     infos = [await put(workshop, Layer.RAW, key) for key in where]
-    await put(workshop, Layer.RAW, data_key(stem()))
-    await put(workshop, Layer.SILVER, data_key(stem(), NEW))
     _, orphans = await prove(workshop)
     assert set(orphans) == {info.uri for info in infos}
     assert {o["dataset"] for o in orphans.values()} == {"_unknown"}
@@ -222,11 +219,8 @@ async def test_what_the_doctor_put_down_is_not_counted(workshop: Workshop) -> No
 async def test_a_dataset_without_that_reader_is_not_applicable(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = workshop.registry[DATASET]
-    monkeypatch.setattr(
-        type(workshop.registry), "get", lambda self, name, default=None: bare if name == DATASET else None
-    )
-    bare = replace(dataset, readers=frozenset({"transformer"}))
+    bare = replace(workshop.registry[DATASET], readers=frozenset({"transformer"}))
+    monkeypatch.setattr(workshop, "registry", Registry({DATASET: bare}))
     await put(workshop, Layer.SILVER, data_key(stem(), NEW))
     await put(workshop, Layer.SILVER, "somebody/else.parquet")
     result, orphans = await prove(workshop)
