@@ -543,9 +543,7 @@ def audit_rebuild(
 def doctor(
     env_file: Annotated[
         Path | None,
-        typer.Option(
-            "--env-file", metavar="FILE", help="Settings, as .env.example shows; the environment comes first."
-        ),
+        typer.Option("--env-file", metavar="FILE", help="Settings, as in .env.example; the environment comes first."),
     ] = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,

@@ -178,7 +178,7 @@ async def _examine_bindings(chart: Chart, bus: RabbitProbe, table: Topology) -> 
 
 
 async def examine_traffic(
-    chart: Chart, bus: RabbitProbe, store: ObjectStore | None, table: Topology, *, pause: float = BETWEEN_LOOKS
+    chart: Chart, bus: RabbitProbe, store: ObjectStore | None, table: Topology, *, pause: float
 ) -> None:
     """Who consumes, what is dead, what waits: two looks, some seconds apart."""
     first: Mapping[str, QueueLook] = {}

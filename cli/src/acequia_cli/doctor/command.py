@@ -40,6 +40,8 @@ class Doctor:
     data: Path
     url: str | None = None
     env_file: Path | None = None
+    patience: float = events.PATIENCE
+    pause: float = broker.BETWEEN_LOOKS
 
     async def run(self, output: Output) -> int:
         if self.env_file is not None and not self.env_file.is_file():
@@ -98,10 +100,10 @@ class Doctor:
             if there is None or bus is None or chart.failed(broker.EXCHANGES) or not right:
                 chart.skip((events.EVENTS,), "there is no broker, or no store, or no bucket that would tell")
             else:
-                await events.examine_events(chart, there, bus, right, settings.buckets)
+                await events.examine_events(chart, there, bus, right, settings.buckets, patience=self.patience)
             if bus is not None:
                 reachable = there is not None and not chart.failed(store.ADDRESS, store.LOGIN)
-                await broker.examine_traffic(chart, bus, there if reachable else None, table)
+                await broker.examine_traffic(chart, bus, there if reachable else None, table, pause=self.pause)
                 await broker.examine_dead_lettering(chart, bus)
         await self._examine_database(chart, named)
 

@@ -30,7 +30,7 @@ def tell_database(chart: Chart, look: DatabaseLook, settings: PostgresSettings) 
         chart.fail(
             ENCODING,
             f"the database {name!r} is encoded in {look.encoding}, which can not hold every name and reason",
-            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, set PG_DATABASE to it, restart the auditor and run "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, set PG_DATABASE to it, restart the auditor, run "
             "`acequia audit rebuild`",
         )
     else:

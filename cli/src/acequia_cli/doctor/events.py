@@ -40,7 +40,7 @@ async def examine_events(
     notifications: Sequence[Notification],
     buckets: Buckets,
     *,
-    patience: float = PATIENCE,
+    patience: float,
 ) -> None:
     """One canary into each of the layers; the queue that hears of them goes with the connection."""
     canaries = [Canary(notification) for notification in notifications]
@@ -101,7 +101,7 @@ def tell_event(chart: Chart, canary: Canary, event: Heard | None, buckets: Bucke
         chart.warn(
             check,
             f"{where} and its event came {late:.1f} s after it",
-            f"on the MinIO server remove MINIO_NOTIFY_AMQP_QUEUE_DIR_{target}, set MINIO_API_SYNC_EVENTS=on and restart "
+            f"on the MinIO server drop MINIO_NOTIFY_AMQP_QUEUE_DIR_{target}, set MINIO_API_SYNC_EVENTS=on and restart "
             "it",
         )
     elif not event.persistent:
