@@ -144,7 +144,7 @@ def _score(card: ModelCard, model: Any, paths: Sequence[Path], settings: Evaluat
         frame = draw_rows(paths, wanted, keep, at_most=settings.max_rows, seed=settings.seed)
         rows = sum(count_rows(paths, keep))
         matrix = frame.select(pl.col(card.features).cast(pl.Float64).fill_null(np.nan)).to_numpy()
-    except (pl.exceptions.PolarsError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
         raise RejectedInput("unreadable_data", f"SILVER is not what the card says: {error}") from error
     if not len(matrix):
         raise RejectedInput("unreadable_data", "no row is left to judge the model by")
@@ -152,7 +152,7 @@ def _score(card: ModelCard, model: Any, paths: Sequence[Path], settings: Evaluat
         scores = np.concatenate(
             [-model.score_samples(matrix[begin : begin + SCORE_ROWS]) for begin in range(0, len(matrix), SCORE_ROWS)]
         )
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise RejectedInput("unreadable_model", f"the model does not take these features: {error}") from error
     labels = (
         frame[LABEL].cast(pl.String).str.strip_chars().str.to_lowercase()

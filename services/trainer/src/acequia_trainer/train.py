@@ -28,6 +28,8 @@ LIBRARIES = ("polars", "scikit-learn", "skops", "numpy")
 PERCENTILES = 101
 MOST_ROWS_OF_AN_OBJECT = 1_000_000
 """Assumed of an object that does not say how many rows it has."""
+MOST = float(np.finfo(np.float32).max)
+"""Trees hold features as 32-bit floats."""
 
 
 def compose(
@@ -140,14 +142,14 @@ def _sources(work: Work, inputs: Sequence[Path], dataset: Dataset) -> tuple[list
     skipped: list[Skipped] = []
     for position, (given, path) in enumerate(zip(work.inputs, inputs, strict=True)):
         try:
-            columns = pl.scan_parquet(path).collect_schema()
-            rows = rows_of(path)
-        except pl.exceptions.PolarsError as error:
-            skipped.append(Skipped(uri=given.uri, reason=f"not a Parquet file: {error}"))
+            rows, wrong = rows_of(path), _what_is_wrong(path, dataset)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            if not path.exists():
+                raise
+            skipped.append(Skipped(uri=given.uri, reason=f"not a Parquet file that can be read: {error}"))
             continue
-        missing = [name for name in (dataset.event_time, *dataset.features) if name not in columns]
-        if missing:
-            skipped.append(Skipped(uri=given.uri, reason=f"has no {', '.join(missing)}"))
+        if wrong:
+            skipped.append(Skipped(uri=given.uri, reason=wrong))
         elif rows:
             sources.append(_Source(given, path, rows, new=position < new))
         else:
@@ -156,6 +158,22 @@ def _sources(work: Work, inputs: Sequence[Path], dataset: Dataset) -> tuple[list
         reasons = "; ".join(f"{s.uri} {s.reason}" for s in skipped[:3]) or f"{dataset.name} has no features"
         raise RejectedInput("nothing_to_train_on", reasons)
     return sources, skipped
+
+
+def _what_is_wrong(path: Path, dataset: Dataset) -> str:
+    """Why a Parquet file can't be trained on, in words; empty where it can. Reads all that training would read."""
+    scan = pl.scan_parquet(path)
+    columns = scan.collect_schema()
+    if missing := [name for name in (dataset.event_time, *dataset.features) if name not in columns]:
+        return f"has no {', '.join(missing)}"
+    if columns[dataset.event_time] != dataset.schema[dataset.event_time]:
+        return f"{dataset.event_time} is {columns[dataset.event_time]}"
+    if other := [f"{name} is {columns[name]}" for name in dataset.features if not columns[name].is_numeric()]:
+        return f"{', '.join(other)}: a feature is a number"
+    beyond = (pl.col(name).cast(pl.Float64).abs() > MOST for name in dataset.features)
+    found = scan.select(pl.col(dataset.event_time).is_null().any(), *(wrong.any() for wrong in beyond))
+    bad = [name for name, any_ in found.collect(engine="streaming").row(0, named=True).items() if any_]
+    return f"{', '.join(bad)}: not every value can be trained on" if bad else ""
 
 
 def _hold_out(sources: Sequence[_Source], event_time: str, fraction: float, at_least: int) -> HoldOut:

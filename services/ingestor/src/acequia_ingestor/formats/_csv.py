@@ -10,7 +10,7 @@ from acequia.datasets import Dataset
 from acequia.errors import RejectedInput
 from acequia_ingestor.formats import Chunk, Head
 from acequia_ingestor.formats._columns import chunk
-from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, split_quoted, unquote
+from acequia_ingestor.formats._lines import blocks, faulty, few_enough, is_blank, numbered, split_quoted, unquote
 
 _SEPARATORS = (",", ";", "\t", "|")
 Finish = Callable[[pl.DataFrame, pl.DataFrame], Chunk]
@@ -53,7 +53,8 @@ def read_csv(
 ) -> Iterator[tuple[pl.DataFrame, CsvHeader, Finish]]:
     """Blocks of records split into texts (`0`, `1`, ..), with a function that makes the chunk of what came of them.
 
-    `check` raises where the header lacks something. RejectedInput (`duplicate_columns`) where it says one twice.
+    `check` raises where the header lacks something. RejectedInput where it says one twice (`duplicate_columns`)
+    or has too many (`too_many_columns`).
     """
     header: CsvHeader | None = None
     for block in blocks(path):
@@ -66,6 +67,7 @@ def read_csv(
             if candidates["fault"][0] is not None:
                 raise RejectedInput("unreadable", "the header line is no UTF-8 text")
             header = header_of(candidates["line"][0], required)
+            few_enough(header.names)
             twice = sorted({name for name in header.names if name and header.names.count(name) > 1})
             if twice:
                 raise RejectedInput("duplicate_columns", f"the header has {', '.join(twice)} more than once")

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
+from acequia.errors import RejectedInput
+
 BLOCK_BYTES = 8 * 2**20
 MAX_LINE_BYTES = 2**20
 RAW_BYTES = 64 * 2**10
+MAX_COLUMNS = 2_000
+"""Of a header: each is a column of a frame, whether it is wanted or not."""
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (b"\x1f\x8b", b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x28\xb5\x2f\xfd")
 
@@ -87,6 +91,12 @@ def _lines_one_by_one(data: bytes) -> pl.DataFrame:
             texts.append(bare.decode("utf-8", "replace"))
             faults.append(NOT_UTF8)
     return pl.DataFrame({"line": texts, "fault": faults}, schema={"line": pl.String(), "fault": pl.String()})
+
+
+def few_enough(names: Sequence[str]) -> None:
+    """RejectedInput (`too_many_columns`) where a header names more than MAX_COLUMNS."""
+    if len(names) > MAX_COLUMNS:
+        raise RejectedInput("too_many_columns", f"the header has {len(names)} columns; at most {MAX_COLUMNS} are read")
 
 
 def is_blank() -> pl.Expr:

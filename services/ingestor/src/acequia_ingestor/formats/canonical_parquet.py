@@ -18,6 +18,8 @@ from acequia_ingestor.formats._lines import numbered
 from acequia_ingestor.formats.canonical_csv import NULLS
 
 _BATCH_ROWS = 131_072
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What polars raises for a damaged file. A panic is no Exception: it would get past whoever decides about a message."""
 _TIME = pl.Datetime("us", "UTC")
 
 
@@ -29,7 +31,7 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     try:
         source = pl.scan_parquet(path)
         have = source.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise RejectedInput("unreadable", f"no readable Parquet file: {str(error)[:300]}") from error
     if missing := [name for name in dataset.required if name not in have]:
         raise RejectedInput("missing_columns", f"the file lacks {', '.join(missing)}; it has {', '.join(have)[:500]}")
@@ -42,7 +44,7 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     while True:
         try:
             batch = next(batches, None)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise RejectedInput("unreadable", f"the Parquet file is broken: {str(error)[:300]}") from error
         if batch is None:
             return

@@ -19,7 +19,7 @@ from acequia.datasets import Dataset
 from acequia.errors import RejectedInput
 from acequia_ingestor.formats import Chunk, Format, Head, _zeek
 from acequia_ingestor.formats._columns import chunk, typed
-from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, split
+from acequia_ingestor.formats._lines import blocks, faulty, few_enough, is_blank, numbered, split
 
 _MAX_HEADERS = 10_000
 _WIDE_GAP = re.compile(r" {2,}")
@@ -101,6 +101,7 @@ def _segment(lines: pl.DataFrame, header: Header, dataset: Dataset) -> Iterator[
         return
     if not header.names:
         raise RejectedInput("missing_columns", f"line {records['_line'][0]}: a record before any #fields line")
+    few_enough(header.names)
     _zeek.require(header.names)
     good, unreadable = faulty(records)
     count = len(header.names) - max(header.tail - 1, 0)
