@@ -24,6 +24,10 @@ demo: venv ## the whole chain in one process, on synthetic events (ROWS=, SEED=)
 test: venv ## every test, on real servers that it brings up by itself; ARGS= goes to pytest
 	@deploy/native/test $(ARGS)
 
+.PHONY: chaos
+chaos: venv ## everything fails for MINUTES=10, and nothing may be lost; on servers of its own; SEED= repeats a storm
+	@ACEQUIA_CHAOS_MINUTES='$(or $(MINUTES),10)' ACEQUIA_CHAOS_SEED='$(SEED)' $(BIN)/pytest -q tests/chaos $(ARGS)
+
 .PHONY: check
 check: venv ## format, lint, types, import rules, unit tests: what needs no server
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }

@@ -30,6 +30,7 @@ OUTAGE_SECONDS = 1.0, 8.0
 STALL_SECONDS = 1.0, 8.0
 MESSAGE_BYTES = 3000
 """A connection is cut somewhere within its next bytes, this many at most."""
+READY_SECONDS = 240.0
 SETTLE_SECONDS = 240.0
 
 
@@ -98,7 +99,7 @@ class Storm:
         for name in REPLICAS:
             place.start_replica(name)
         for name in REPLICAS:
-            await asyncio.to_thread(fleet.wait_ready, name)
+            await asyncio.to_thread(fleet.wait_ready, name, READY_SECONDS)
         lap("start")
         async with aiohttp.ClientSession() as session:
             load = Load(
@@ -111,15 +112,19 @@ class Storm:
             )
             watching = asyncio.create_task(self._watch())
             try:
-                await asyncio.gather(load.bring(seconds), self._blow(seconds, pause))
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(load.bring(seconds))
+                    group.create_task(self._blow(seconds, pause))
                 place.mangler.gentle = True
                 lap("storm")
                 reader = Reader(place.minio(session, direct=True), PREFIX, place.database)
                 for name in REPLICAS:
-                    await asyncio.to_thread(fleet.wait_ready, name)
+                    await asyncio.to_thread(fleet.wait_ready, name, READY_SECONDS)
                 observed, findings = await self._settled(reader, load.sources)
             finally:
-                watching.cancel()
+                for task in (watching, *self._under_way):
+                    task.cancel()
+                    await asyncio.wait({task})
             lap("settle")
             await self._look_around()
             lap("look")
@@ -188,7 +193,7 @@ class Storm:
 
     async def _stop_replica(self, name: str, away: float) -> None:
         # while it still imports, SIGTERM ends it as it ends any process
-        await asyncio.to_thread(self.place.fleet.wait_alive, name)
+        await asyncio.to_thread(self.place.fleet.wait_alive, name, READY_SECONDS)
         await self._stop(name)
         await asyncio.sleep(away)
         self.place.start_replica(name)
