@@ -15,11 +15,15 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from acequia.adapters.directory import DirectoryStore
+from acequia.adapters.sqlite import SqliteBus
 from acequia.datasets import load_registry
 from acequia.events import AuditRecord, ErrorRecord, Kind, ObjectRecord, Status, event_id
 from acequia.layers import Buckets, Layer, Stem, data_key, folder_key, manifest_key
 from acequia.ports import Delivery, Message
 from acequia.settings import PostgresSettings
+from acequia.topology import topology
+from acequia_auditor.act import Desk, dead_letter_router
 from acequia_auditor.database import Database, open_database
 from acequia_auditor.read import read_router
 from acequia_auditor.write import AuditWriter
@@ -107,9 +111,25 @@ async def writer(database: Database) -> AsyncIterator[AuditWriter]:
 
 
 @pytest.fixture
-async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
+async def store(tmp_path: Path) -> AsyncIterator[DirectoryStore]:
+    store = await DirectoryStore.open(tmp_path / "objects", BUCKETS)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[SqliteBus]:
+    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
+    await bus.apply(topology(BUCKETS))
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def client(database: Database, store: DirectoryStore, bus: SqliteBus) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     app.include_router(read_router(database, load_registry()))
+    app.include_router(dead_letter_router(Desk(database, store, bus, BUCKETS)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://auditor") as client:
         yield client
 

@@ -4,7 +4,6 @@ from uuid import UUID
 
 import pytest
 
-from acequia.adapters.directory import DirectoryStore
 from acequia.events import IngestionCommand, ObjectCreated, SyntheticSource, to_notification
 from acequia.layers import Buckets, Layer, command_key, dead_key, landing_done_id, stage_key
 from acequia.ports import Ack, Delivery, HandBack, Message
@@ -22,13 +21,6 @@ HEADERS = {
     "acequia-attempt": "6",
     "acequia-died-at": "2025-12-20T13:00:00+00:00",
 }
-
-
-@pytest.fixture
-async def store(tmp_path):
-    store = await DirectoryStore.open(tmp_path / "objects", BUCKETS)
-    yield store
-    await store.close()
 
 
 @pytest.fixture
@@ -51,6 +43,10 @@ async def listed(client, **query):
     return (await client.get("/dead-letters", params=query)).raise_for_status().json()["dead_letters"]
 
 
+async def shown(client, letter):
+    return (await client.get(f"/dead-letters/{letter['id']}")).raise_for_status().json()
+
+
 async def ledger(store, prefix="dead/"):
     return [info.key async for info in store.list_objects(Layer.LEDGER, prefix)]
 
@@ -71,7 +67,7 @@ async def test_a_dead_notification_lies_in_the_ledger_and_in_the_table_and_fails
     assert stored["record"]["kind"] == "dead"
     assert stored["payload"] == body.decode()
 
-    (letter,) = await listed(client)
+    letter = await shown(client, *await listed(client))
     assert letter["uri"] == one.raw().uri
     assert (letter["stage"], letter["stem"], letter["variant"]) == ("transformer", str(one.part(1)), "v1-aaaaaa")
     assert (letter["reason"], letter["attempt"], letter["state"]) == ("KeyError: 'protocol'", 6, "open")
@@ -153,7 +149,7 @@ async def test_garbage_is_kept_byte_for_byte(store, letters, client, body, type)
     import base64
 
     assert await letters.handle(died("trainer", body, type)) == Ack()
-    (letter,) = await listed(client)
+    letter = await shown(client, *await listed(client))
     kept = base64.b64decode(letter["payload"]) if letter["payload_is_base64"] else letter["payload"].encode()
     assert (kept, letter["type"]) == (body, type)
     assert len(await ledger(store)) == 1

@@ -1,9 +1,6 @@
 import json
 from datetime import timedelta
 
-import pytest
-
-from acequia.adapters.directory import DirectoryStore
 from acequia.datasets import load_registry
 from acequia.events import (
     IngestionCommand,
@@ -24,13 +21,6 @@ from acequia_auditor.write import store_records
 BUCKETS = Buckets()
 REGISTRY = load_registry()
 JSON = "application/json"
-
-
-@pytest.fixture
-async def store(tmp_path):
-    store = await DirectoryStore.open(tmp_path / "objects", BUCKETS)
-    yield store
-    await store.close()
 
 
 def place(uri: str) -> tuple[Layer, str]:
@@ -120,7 +110,7 @@ TABLES = {
     "event_objects": "event_id, role, n, uri, etag, layer, bytes, rows",
     "artifacts": "uri, etag, layer, dataset, run_id, stage, stem, variant, bytes, rows, sha256, created, event_id",
     "runs": "run_id, dataset, source, accepted_at",
-    "dead_letters": "id, run_id, stage, stem, variant, dataset, reason, uri, type, payload, headers, died_at, state",
+    "deaths": "id, run_id, stage, stem, variant, dataset, reason, uri, type, payload, headers, died_at, state",
     "lineage_edges": "input_uri, input_etag, output_uri, output_etag, event_id",
 }
 

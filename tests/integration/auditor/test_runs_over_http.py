@@ -291,6 +291,6 @@ async def test_artifacts_are_found_by_layer_dataset_and_run(database, client, ta
 
 async def test_the_openapi_document_has_an_example_of_a_run(client):
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/runs", "/runs/{run_id}", "/artifacts", "/lineage", "/dead-letters"}
+    assert {"/runs", "/runs/{run_id}", "/artifacts", "/lineage", "/dead-letters"} <= set(document["paths"])
     assert document["components"]["schemas"]["RunDetail"]["examples"][0]["state"] == "done"
     assert "application/problem+json" in document["paths"]["/runs/{run_id}"]["get"]["responses"]["404"]["content"]

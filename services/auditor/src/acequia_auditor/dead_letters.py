@@ -5,9 +5,10 @@ import base64
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -43,9 +44,10 @@ from acequia.layers import (
     stage_key,
 )
 from acequia.ports import Ack, Delivery, HandBack, Message, ObjectStore, Settlement
-from acequia.runner import foreign_stem
+from acequia.runner import JSON, foreign_stem
 from acequia.topology import READERS, dead_queue
-from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
+from acequia_auditor.connect import Connection, query
+from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Database
 from acequia_auditor.write import clean, insert_records, store_records
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,25 @@ log = logging.getLogger(__name__)
 Publish = Callable[[AuditRecord], Awaitable[None]]
 TEXT_LIMIT = 100_000
 """Characters of a reason or traceback that are kept."""
+
+
+class State(StrEnum):
+    """What became of a dead letter."""
+
+    OPEN = "open"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+
+
+class Act(BaseModel):
+    """What a person did with a dead letter."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    act: State
+    reason: str = ""
+    at: datetime
+    by: str = ""
 
 
 class DeadLetter(BaseModel):
@@ -74,7 +95,8 @@ class DeadLetter(BaseModel):
     headers: Mapping[str, str]
     attempt: int
     died_at: datetime
-    state: str = "open"
+    state: State = State.OPEN
+    acts: tuple[Act, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +174,28 @@ class DeadLetterWriter:
         return True
 
     async def _store_letter(self, letter: DeadLetter) -> DeadLetter:
-        """Put it into LEDGER; what stands there already (the same message again) is the truth."""
+        """Put it into LEDGER. An open letter that stands there already (the same message again) is the truth.
+
+        What was replayed or discarded, and has died again since, is open again.
+        """
         data = letter.model_dump_json(indent=1).encode()
-        created = await self._store.create(Layer.LEDGER, letter.key, data, metadata={}, content_type="application/json")
+        created = await self._store.create(Layer.LEDGER, letter.key, data, metadata={}, content_type=JSON)
         if created is not None:
             return letter
         found = await self._store.read(Layer.LEDGER, letter.key)
         if found is None:
             raise TransientFailure(f"{letter.key} was removed meanwhile", dependency="minio")
         try:
-            return DeadLetter.model_validate_json(found[0])
+            standing = DeadLetter.model_validate_json(found[0])
         except ValidationError:
             log.warning("%s is no dead letter of ours; it stays as it is", letter.key)
             return letter
+        if standing.state is State.OPEN or standing.died_at >= letter.died_at:
+            return standing
+        etag = found[1].etag
+        if await self._store.replace(Layer.LEDGER, letter.key, data, etag=etag, metadata={}, content_type=JSON):
+            return letter
+        raise TransientFailure(f"{letter.key} was changed meanwhile", dependency="minio")
 
     async def _variant(self, stage: str, headers: Mapping[str, str]) -> str:
         """The variant that a notification died under, if the message does not say: the stage's latest to appear."""
@@ -308,15 +339,24 @@ def _number(text: str | None, otherwise: int) -> int:
     return int(text) if text and text.isdecimal() and len(text) < 10 else otherwise
 
 
-async def store_letters(database: Database, letters: list[DeadLetter]) -> int:
-    """Store the letters and their DEAD records, in one transaction; how many records were new."""
+async def store_letters(database: Database, letters: Sequence[DeadLetter]) -> int:
+    """Store the letters, their DEAD records and what was done with them, all or none; how many records were new."""
     async with database.transaction() as connection:
-        stored = await insert_records(connection, [letter.record for letter in letters])
-        await _insert(connection, list({letter.record.event_id: letter for letter in letters}.values()))
+        stored = await insert_records(connection, [letter.record for letter in letters], database.earlier)
+        await _insert(connection, letters)
+        for letter in letters:
+            await insert_acts(connection, letter.record.event_id, letter.died_at, letter.acts)
     return stored
 
 
-async def _insert(connection: Connection, letters: list[DeadLetter]) -> None:
+async def insert_acts(connection: Connection, id: UUID, died_at: datetime, acts: Sequence[Act]) -> None:
+    """What was done with the letter `id` after the death of `died_at`. An act that is known already stays."""
+    rows = [(id, died_at, act.act.value, clean(act.reason), act.at, clean(act.by)) for act in acts]
+    if rows:
+        await connection.execute(query("insert_acts"), *([row[n] for row in rows] for n in range(6)))
+
+
+async def _insert(connection: Connection, letters: Sequence[DeadLetter]) -> None:
     rows = [
         (
             letter.record.event_id,
@@ -335,9 +375,8 @@ async def _insert(connection: Connection, letters: list[DeadLetter]) -> None:
             json.dumps(clean(dict(letter.headers))),
             letter.attempt,
             letter.died_at,
-            letter.state,
         )
-        for letter in sorted(letters, key=lambda letter: letter.record.event_id)
+        for letter in letters
     ]
-    columns = [[clean(row[n]) for row in rows] for n in range(17)]
+    columns = [[clean(row[n]) for row in rows] for n in range(16)]
     await connection.execute(query("insert_dead_letters"), *columns)

@@ -12,7 +12,8 @@ from asyncpg import exceptions as pg
 
 from acequia.errors import AcequiaError, ConfigurationError, TransientFailure
 from acequia.settings import PostgresSettings
-from acequia_auditor.database import migrations, query
+from acequia_auditor.connect import ASYNCPG_ERRORS, MIGRATE, query
+from acequia_auditor.migrate import migrations
 
 _SECONDS = 5.0
 
@@ -24,9 +25,11 @@ class DatabaseLook:
     clock_ahead: timedelta
     """Of ours; half of the round trip is taken off."""
     missing_migrations: Sequence[str]
-    """All of them where there is no schema yet."""
+    """All of them where there is no schema yet, or none that our role may read."""
+    may_migrate: bool
+    """Whether our role is the schema's owner, or could make it."""
     may_change: bool
-    """Whether our role may change or remove what was recorded. False while there is no schema."""
+    """Whether our role may change or remove what was recorded. False while the schema is not migrated."""
 
 
 async def look_at_database(settings: PostgresSettings) -> DatabaseLook:
@@ -48,20 +51,22 @@ async def look_at_database(settings: PostgresSettings) -> DatabaseLook:
             server = await connection.fetchrow(query("doctor_server"))
             after = datetime.now(UTC)
             assert server is not None
-            missing = [name for name, _ in migrations()]
-            if not (fresh := await connection.fetchval(query("schema_is_missing"))):
-                applied = {row["name"] for row in await connection.fetch(query("applied_migrations"))}
-                missing = [name for name in missing if name not in applied]
+            state = await connection.fetchrow(query("schema_state"))
+            assert state is not None
+            applied = await connection.fetch(query("applied_migrations")) if state["may_read"] else ()
+            known = {row["name"] for row in applied}
+            missing = [name for name, _ in migrations() if name not in known]
             return DatabaseLook(
                 version=server["version"],
-                encoding=server["encoding"],
+                encoding=state["encoding"],
                 clock_ahead=server["now"] - (before + (after - before) / 2),
                 missing_migrations=missing,
-                may_change=not fresh and bool(await connection.fetchval(query("doctor_privileges"))),
+                may_migrate=state["may_migrate"],
+                may_change=not missing and bool(await connection.fetchval(query("doctor_privileges"))),
             )
         finally:
             await connection.close(timeout=_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError) as error:
+    except ASYNCPG_ERRORS as error:
         raise _told(error, settings, where) from error
 
 
@@ -77,8 +82,8 @@ def _told(error: Exception, settings: PostgresSettings, where: str) -> AcequiaEr
         case pg.InvalidAuthorizationSpecificationError():
             said = ConfigurationError(
                 f"PostgreSQL at {where} lets {user!r} not in: {error}",
-                mend=f"create the role (CREATE ROLE {user} LOGIN PASSWORD '...'), or let it in by the server's pg_hba.conf "
-                "(host, database, user, address, scram-sha-256)",
+                mend=f"create the role (CREATE ROLE {user} LOGIN PASSWORD '...'), or let it in by the server's "
+                "pg_hba.conf (host, database, user, address, scram-sha-256)",
             )
         case pg.InvalidCatalogNameError():
             said = ConfigurationError(
@@ -88,9 +93,8 @@ def _told(error: Exception, settings: PostgresSettings, where: str) -> AcequiaEr
             )
         case pg.InsufficientPrivilegeError():
             said = ConfigurationError(
-                f"the role {user!r} may not read the schema acequia: {error}",
-                mend=f"on the server, as the schema's owner: GRANT USAGE ON SCHEMA acequia TO {user}; "
-                f"GRANT SELECT ON ALL TABLES IN SCHEMA acequia TO {user}",
+                f"the role {user!r} may not look into the database {name!r}: {error}",
+                mend=f"on the server: GRANT CONNECT ON DATABASE {name} TO {user}; then `{MIGRATE}`",
             )
         case gaierror():
             said = _away(f"nobody knows the host of PG_HOST={settings.host}")

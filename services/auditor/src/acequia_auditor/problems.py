@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from acequia.errors import ConfigurationError, TransientFailure
+from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 
 RETRY_AFTER = "2"
 
@@ -43,7 +43,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_TITLES = {404: "Unknown", 422: "Not a valid request", 503: "The audit database is away"}
+_TITLES = {404: "Unknown", 409: "Not any more", 422: "Not a valid request", 503: "Not now"}
 
 
 class ProblemRoute(APIRoute):
@@ -60,6 +60,8 @@ class ProblemRoute(APIRoute):
                 return problem(422, _TITLES[422], said)
             except HTTPException as error:
                 return problem(error.status_code, _TITLES.get(error.status_code, "Error"), str(error.detail))
+            except RejectedInput as error:
+                return problem(422, _TITLES[422], error.reason)
             except (TransientFailure, ConfigurationError) as error:
                 return problem(503, _TITLES[503], str(error), {"Retry-After": RETRY_AFTER})
 

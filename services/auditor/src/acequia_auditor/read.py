@@ -1,4 +1,4 @@
-"""The read side over HTTP: runs, artifacts, lineage, dead letters."""
+"""The read side over HTTP: runs, artifacts, lineage."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -224,30 +224,6 @@ class Lineage(BaseModel):
     truncated: bool = False
 
 
-class DeadLetterView(BaseModel):
-    id: UUID
-    run_id: UUID
-    stage: str
-    stem: str
-    variant: str
-    dataset: str
-    reason: str
-    traceback: str
-    uri: str | None
-    type: str
-    message_id: str
-    payload: str
-    payload_is_base64: bool
-    headers: dict[str, str]
-    attempt: int
-    died_at: datetime
-    state: str
-
-
-class DeadLetterList(BaseModel):
-    dead_letters: list[DeadLetterView]
-
-
 class Reader:
     """Answers questions about the audit trail."""
 
@@ -369,13 +345,6 @@ class Reader:
             truncated=truncated or len(edges) == EDGES_MOST,
         )
 
-    async def dead_letters(
-        self, *, state: str | None = None, stage: str | None = None, id: UUID | None = None, limit: int = 100
-    ) -> list[DeadLetterView]:
-        """The newest first."""
-        rows = await self._database.fetch("dead_letters", state, stage, id, limit)
-        return [DeadLetterView(**{**row, "headers": _json(row["headers"])}) for row in rows]
-
 
 def model_id(uri: str) -> str:
     """A model's id: the folder that its card lies in, `<stem>.<variant>`."""
@@ -458,7 +427,7 @@ def _node(row: asyncpg.Record, depth: int) -> Node:
 
 
 def read_router(database: Database, registry: Registry) -> APIRouter:
-    """`/runs`, `/runs/{run_id}`, `/artifacts`, `/lineage`, `/dead-letters`. Errors are problem+json (RFC 9457)."""
+    """`/runs`, `/runs/{run_id}`, `/artifacts`, `/lineage`. Errors are problem+json (RFC 9457)."""
     router = APIRouter(route_class=ProblemRoute, tags=["audit trail"])
     reader = Reader(database, registry)
     Limit = Annotated[int, Query(ge=1, le=500, description="How many at most")]  # noqa: N806
@@ -494,13 +463,5 @@ def read_router(database: Database, registry: Registry) -> APIRouter:
         if (lineage := await reader.lineage(node)) is None:
             raise HTTPException(404, f"nothing is known of {node}: give an object's uri, a run's id or a model's id")
         return lineage
-
-    @router.get("/dead-letters", summary="What died, the newest first", responses=answers(422, 503))
-    async def list_dead_letters(
-        state: Annotated[str | None, Query(pattern="^(open|discarded|replayed)$")] = None,
-        stage: str | None = None,
-        limit: Limit = 50,
-    ) -> DeadLetterList:
-        return DeadLetterList(dead_letters=await reader.dead_letters(state=state, stage=stage, limit=limit))
 
     return router

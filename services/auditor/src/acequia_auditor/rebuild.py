@@ -21,7 +21,7 @@ from acequia.events import (
     unfold_record,
     utc_now,
 )
-from acequia.layers import Buckets, Layer
+from acequia.layers import CANARY_PREFIX, Buckets, Layer
 from acequia.ports import ObjectInfo, ObjectStore
 from acequia_auditor.database import Database
 from acequia_auditor.dead_letters import DeadLetter, store_letters
@@ -45,6 +45,73 @@ class Counts:
     stored: int = 0
     dead_letters: int = 0
     unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where objects lie that carry records."""
+
+    title: str
+    layer: Layer
+    prefix: str
+    suffix: str
+
+
+DONE = Source("done", Layer.LEDGER, "done/", ".json")
+DEAD = Source("dead letters", Layer.LEDGER, "dead/", ".json")
+COMMANDS = Source("commands", Layer.LEDGER, "commands/", ".json")
+SILVER = Source("silver", Layer.SILVER, "", ".parquet")
+QUARANTINE = Source("quarantine", Layer.QUARANTINE, "", ".rejected.json")
+MODELS = Source("models", Layer.MODELS, "", "/model.json")
+EVALUATIONS = Source("evaluations", Layer.EVAL, "", "/evaluation.json")
+
+
+async def list_source(store: ObjectStore, source: Source, since: datetime | None = None) -> AsyncIterator[ObjectInfo]:
+    """The objects that may be commit objects, of `since` and later, in the order of their keys."""
+    for start in await _folders(store, source, since):
+        async for info in store.list_objects(source.layer, start):
+            if info.key.startswith(CANARY_PREFIX):
+                continue
+            if source is QUARANTINE and info.key.startswith("ingestor/"):
+                continue  # a manifest for people: the ingestor's record lies in `done`
+            if info.key.endswith(source.suffix) and (since is None or info.last_modified >= since):
+                yield info
+
+
+async def _folders(store: ObjectStore, source: Source, since: datetime | None) -> list[str]:
+    """Where to list: everything, or only the date folders that can hold something of `since` or later."""
+    if since is None or source.layer is Layer.LEDGER:
+        return [source.prefix]
+    datasets = await store.list_folders(source.layer, source.prefix)
+    if source is QUARANTINE:  # <stage>/<dataset>/date=...
+        datasets = [d for stage in datasets for d in await store.list_folders(source.layer, stage)]
+    # an object's date is that of its run's acceptance: what is written now may belong to a run of days ago
+    first = f"date={since - timedelta(days=2):%Y-%m-%d}/"
+    dates = [f for d in datasets for f in await store.list_folders(source.layer, d)]
+    return [f for f in dates if f[f.rstrip("/").rfind("/") + 1 :] >= first]
+
+
+async def read_document(store: ObjectStore, info: ObjectInfo) -> tuple[dict[str, object], AuditRecord] | None:
+    """A JSON commit object and the record that it carries, or None where there is none of ours."""
+    found = await store.read(info.layer, info.key)
+    if found is None:
+        return None
+    try:
+        document = json.loads(found[0])
+    except (ValueError, RecursionError):
+        return None
+    info = found[1]
+    record = record_of_document(document, uri=info.uri, etag=info.etag, size=info.bytes)
+    return (document, record) if isinstance(document, dict) and record is not None else None
+
+
+async def read_letter(store: ObjectStore, info: ObjectInfo) -> DeadLetter | None:
+    """The dead letter of ours that lies there."""
+    found = await store.read(info.layer, info.key)
+    try:
+        return DeadLetter.model_validate_json(found[0]) if found else None
+    except ValidationError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,39 +175,18 @@ class _Rebuild:
 
     async def run(self) -> Counts:
         # `done` before `commands`: who is done knows its acceptance better than the command that may still lie there
-        sources: tuple[tuple[str, Layer, str, str, Read], ...] = (
-            ("done", Layer.LEDGER, "done/", ".json", self._read_done),
-            ("dead letters", Layer.LEDGER, "dead/", ".json", self._read_dead),
-            ("commands", Layer.LEDGER, "commands/", ".json", self._read_command),
-            ("silver", Layer.SILVER, "", ".parquet", self._read_parquet),
-            ("quarantine", Layer.QUARANTINE, "", ".rejected.json", self._read_json),
-            ("models", Layer.MODELS, "", "/model.json", self._read_json),
-            ("evaluations", Layer.EVAL, "", "/evaluation.json", self._read_json),
+        sources: tuple[tuple[Source, Read], ...] = (
+            (DONE, self._read_done),
+            (DEAD, self._read_dead),
+            (COMMANDS, self._read_command),
+            (SILVER, self._read_parquet),
+            (QUARANTINE, self._read_json),
+            (MODELS, self._read_json),
+            (EVALUATIONS, self._read_json),
         )
-        for title, layer, prefix, suffix, read in sources:
-            await self._take_in(title, self._list(layer, prefix, suffix), read)
+        for source, read in sources:
+            await self._take_in(source.title, list_source(self._store, source, self._since), read)
         return self._counts
-
-    async def _list(self, layer: Layer, prefix: str, suffix: str) -> AsyncIterator[ObjectInfo]:
-        """The objects that may be commit objects, of `since` and later."""
-        for start in await self._folders(layer, prefix):
-            async for info in self._store.list_objects(layer, start):
-                if layer is Layer.QUARANTINE and info.key.startswith("ingestor/"):
-                    continue  # a manifest for people: the ingestor's record lies in `done`
-                if info.key.endswith(suffix) and (self._since is None or info.last_modified >= self._since):
-                    yield info
-
-    async def _folders(self, layer: Layer, prefix: str) -> list[str]:
-        """Where to list: everything, or only the date folders that can hold something of `since` or later."""
-        if self._since is None or layer is Layer.LEDGER:
-            return [prefix]
-        datasets = await self._store.list_folders(layer, prefix)
-        if layer is Layer.QUARANTINE:  # <stage>/<dataset>/date=...
-            datasets = [d for stage in datasets for d in await self._store.list_folders(layer, stage)]
-        # an object's date is that of its run's acceptance: what is written now may belong to a run of days ago
-        first = f"date={self._since - timedelta(days=2):%Y-%m-%d}/"
-        dates = [f for d in datasets for f in await self._store.list_folders(layer, d)]
-        return [f for f in dates if f[f.rstrip("/").rfind("/") + 1 :] >= first]
 
     async def _take_in(self, title: str, infos: AsyncIterator[ObjectInfo], read: Read) -> None:
         seen = 0
@@ -216,30 +262,14 @@ class _Rebuild:
             self._counts.unreadable += 1
             log.warning("the dead letter %s is left out: %s", letter.key, error)
 
-    async def _document(self, info: ObjectInfo) -> tuple[dict[str, object], ObjectInfo] | None:
-        found = await self._store.read(info.layer, info.key)
-        if found is None:
-            return None
-        try:
-            document = json.loads(found[0])
-        except (ValueError, RecursionError):
-            return None
-        return (document, found[1]) if isinstance(document, dict) else None
-
     async def _read_json(self, info: ObjectInfo) -> _Found | None:
-        if (found := await self._document(info)) is None:
-            return None
-        document, info = found
-        record = record_of_document(document, uri=info.uri, etag=info.etag, size=info.bytes)
-        return _Found((record,)) if record else None
+        found = await read_document(self._store, info)
+        return _Found((found[1],)) if found else None
 
     async def _read_done(self, info: ObjectInfo) -> _Found | None:
-        if (found := await self._document(info)) is None:
+        if (found := await read_document(self._store, info)) is None:
             return None
-        document, info = found
-        record = record_of_document(document, uri=info.uri, etag=info.etag, size=info.bytes)
-        if record is None:
-            return None
+        document, record = found
         try:
             accepted = document.get("accepted")
             return _Found((AuditRecord.model_validate(accepted), record) if accepted else (record,))
@@ -247,12 +277,8 @@ class _Rebuild:
             return _Found((record,))
 
     async def _read_dead(self, info: ObjectInfo) -> _Found | None:
-        if (found := await self._store.read(info.layer, info.key)) is None:
-            return None
-        try:
-            return _Found(letter=DeadLetter.model_validate_json(found[0]))
-        except ValidationError:
-            return None
+        letter = await read_letter(self._store, info)
+        return _Found(letter=letter) if letter else None
 
     async def _read_command(self, info: ObjectInfo) -> _Found | None:
         if (found := await self._store.read(info.layer, info.key)) is None:

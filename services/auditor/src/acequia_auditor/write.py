@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,9 @@ from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 from acequia.events import AuditRecord, Kind, ObjectRecord, Status
 from acequia.layers import UNKNOWN_DATASET, Layer
 from acequia.ports import Ack, Dead, Delivery, HandBack, Settlement
-from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Connection, Database, query
+from acequia_auditor.chain import Anchor, begin_chain, chain_begun, link, lock_chain, read_head
+from acequia_auditor.connect import Connection, query
+from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Database
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +62,25 @@ async def store_records(database: Database, records: Sequence[AuditRecord]) -> i
     if not records:
         return 0
     async with database.transaction() as connection:
-        return await insert_records(connection, records)
+        return await insert_records(connection, records, database.earlier)
 
 
-async def insert_records(connection: Connection, records: Sequence[AuditRecord]) -> int:
-    """The same inside a transaction of the caller's."""
+async def insert_records(
+    connection: Connection, records: Sequence[AuditRecord], earlier: Callable[[], Awaitable[Anchor | None]]
+) -> int:
+    """The same inside a transaction of the caller's, which holds the chain's lock from here on.
+
+    `earlier` is asked where no chain was begun yet (see `Database.earlier`).
+    """
+    await lock_chain(connection)
     by_id = {record.event_id: record for record in records}
     known = await connection.fetch(query("known_events"), list(by_id))
     for row in known:
         del by_id[row["event_id"]]
-    # in one order everywhere: two writers of the same records wait for each other instead of dead-locking
-    new = [by_id[key] for key in sorted(by_id)]
+    new = list(by_id.values())
     if not new:
         return 0
-    await connection.execute(query("insert_events"), *_columns([_event(r) for r in new], 17))
+    await _insert_events(connection, new, earlier)
     objects = [row for record in new for row in _objects(record)]
     if objects:
         await connection.execute(query("insert_objects"), *_columns(objects, 8))
@@ -84,6 +91,24 @@ async def insert_records(connection: Connection, records: Sequence[AuditRecord])
     if runs:
         await connection.execute(query("insert_runs"), *_columns(runs, 4))
     return len(new)
+
+
+async def _insert_events(
+    connection: Connection, new: Sequence[AuditRecord], earlier: Callable[[], Awaitable[Anchor | None]]
+) -> None:
+    """The next links of the chain."""
+    records = list(new)
+    if (head := await read_head(connection)) is None:
+        head = await begin_chain(connection)
+        if (before := await earlier()) is not None:
+            records.insert(0, chain_begun(head.chain, before.head))
+    seq, last = head.seq, head.hash
+    rows = []
+    for record in records:
+        body = dump(record)
+        seq, last = seq + 1, link(last, record.event_id, body)
+        rows.append((*event_row(record), body, seq, last))
+    await connection.execute(query("insert_events"), *_columns(rows, 19))
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
@@ -104,11 +129,13 @@ def clean(value: Any) -> Any:
 
 
 def dump(record: AuditRecord) -> str:
+    """The JSON text that is stored, and hashed."""
     text = record.model_dump_json()
     return json.dumps(clean(json.loads(text))) if "\\u0000" in text else text
 
 
-def _event(record: AuditRecord) -> tuple[Any, ...]:
+def event_row(record: AuditRecord) -> tuple[Any, ...]:
+    """What the columns of `audit_events` say of a record, beside the record itself."""
     return (
         record.event_id,
         record.kind.value,
@@ -127,7 +154,6 @@ def _event(record: AuditRecord) -> tuple[Any, ...]:
         record.attempt,
         record.started,
         record.finished,
-        dump(record),
     )
 
 

@@ -1,10 +1,13 @@
-SELECT
-    id, run_id, stage, stem, variant, dataset, reason, traceback, uri, type, message_id, payload, payload_is_base64,
-    headers, attempt, died_at, state
-FROM acequia.dead_letters
+-- $4 and $5: only what died before, or after, that time. $6 and $7: the last of the page before.
+SELECT id, run_id, stage, stem, variant, dataset, left(reason, 2000) AS reason, uri, type, attempt, died_at, state
+FROM acequia.deaths
 WHERE
-    ($1::text IS NULL OR state = $1)
-    AND ($2::text IS NULL OR stage = $2)
-    AND ($3::uuid IS NULL OR id = $3)
-ORDER BY died_at DESC, id
-LIMIT $4;
+    latest
+    AND ($1::text IS NULL OR stage = $1)
+    AND ($2::text IS NULL OR dataset = $2)
+    AND ($3::text IS NULL OR state = $3)
+    AND ($4::timestamptz IS NULL OR died_at < $4)
+    AND ($5::timestamptz IS NULL OR died_at > $5)
+    AND ($6::timestamptz IS NULL OR (died_at, id) < ($6, $7::uuid))
+ORDER BY died_at DESC, id DESC
+LIMIT $8;

@@ -1,3 +1,1 @@
-SELECT current_setting('server_version') AS version,
-       current_setting('server_encoding') AS encoding,
-       clock_timestamp() AS now;
+SELECT current_setting('server_version') AS version, clock_timestamp() AS now;

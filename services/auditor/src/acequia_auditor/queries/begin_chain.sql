@@ -1,0 +1,1 @@
+INSERT INTO acequia.chains (id) VALUES ($1);

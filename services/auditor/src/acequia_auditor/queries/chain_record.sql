@@ -1,0 +1,1 @@
+SELECT hash FROM acequia.audit_events WHERE seq = $1;

@@ -1,0 +1,1 @@
+SELECT set_config('acequia.runtime_role', $1, true);

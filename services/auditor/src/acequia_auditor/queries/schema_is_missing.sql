@@ -1,1 +1,0 @@
-SELECT to_regclass('acequia.migrations') IS NULL;
