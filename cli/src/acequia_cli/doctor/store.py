@@ -16,7 +16,7 @@ AFTER_ADDRESS = (CLOCK, LOGIN, BUCKETS, WRITES, TARGETS, NOTIFICATIONS)
 
 START_MINIO = "start the store, or set MINIO_ENDPOINT to host:port of its S3 API as this machine reaches it"
 START_A_SERVICE = (
-    "start any service, or start one anew: each makes all of it at its start (`docker compose restart ingestor`)"
+    "start a service, or start one anew: each makes all of it at its start (`docker compose restart ingestor`)"
 )
 
 
