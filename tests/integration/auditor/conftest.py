@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,14 +41,18 @@ class Server:
     start: Callable[[], None]
 
 
-async def administer(settings: PostgresSettings, statement: str) -> None:
-    connection = await asyncpg.connect(
+async def open_connection(settings: PostgresSettings) -> "asyncpg.Connection[asyncpg.Record]":
+    return await asyncpg.connect(
         host=settings.host,
         port=settings.port,
         user=settings.user,
         password=settings.password.get_secret_value() or None,
         database=settings.database,
     )
+
+
+async def administer(settings: PostgresSettings, statement: str) -> None:
+    connection = await open_connection(settings)
     try:
         await connection.execute(statement)
     finally:
@@ -101,6 +105,17 @@ async def database(settings: PostgresSettings) -> AsyncIterator[Database]:
     database = await open_database(settings)
     yield database
     await database.close()
+
+
+@pytest.fixture
+def buckets() -> Buckets:
+    return BUCKETS
+
+
+@pytest.fixture
+def connect() -> Callable[[PostgresSettings], Awaitable["asyncpg.Connection[asyncpg.Record]"]]:
+    """Ask PostgreSQL as whoever the settings name."""
+    return open_connection
 
 
 @pytest.fixture
