@@ -1,5 +1,6 @@
 """The `acequia` command as a person starts it, on the embedded installation."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from acequia.adapters.sqlite import SqliteBus
+from acequia.events import ObjectCreated, to_notification
+from acequia.layers import Layer
+from acequia.ports import Message
+from acequia.topology import dead_queue
 
 PATIENCE = 240
 CSV = "timestamp,src_ip,dst_ip,bytes,duration,protocol\n" + "".join(
@@ -68,9 +75,22 @@ def first(data: Path) -> dict[str, Any]:
     return dict(document(done))
 
 
+async def bury(data: Path, uri: str) -> None:
+    """Leave a message about an object among the dead of the transformer, as if it had failed on every rung."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    event = ObjectCreated(layer=Layer.RAW, bucket=bucket, key=key, etag="0" * 32, size=1)
+    bus = await SqliteBus.open(data / "bus.sqlite")
+    try:
+        headers = {"acequia-error": "OSError: no space left on device", "acequia-attempt": "6"}
+        await bus.publish("", dead_queue("transformer"), Message(to_notification(event), headers=headers))
+    finally:
+        await bus.close()
+
+
 @pytest.fixture(scope="module")
 def up(data: Path, first: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-    """An `acequia up` over the folder of the first demo."""
+    """An `acequia up` over the folder of the first demo, where meanwhile a message died."""
+    asyncio.run(bury(data, first["artifacts"]["raw"][0]))
     process = subprocess.Popen(
         [sys.executable, "-m", "acequia_cli.main", "up", "--port", "0", "--data", str(data)],
         stdout=subprocess.PIPE,
@@ -181,6 +201,90 @@ def test_a_rebuild_of_a_whole_audit_finds_nothing_to_add(data: Path, up: subproc
 
     assert done.returncode == 0, done.stderr
     assert document(done)["records"] > 0 and document(done)["stored"] == 0
+
+
+def verified(data: Path, *options: str) -> tuple[int, Any]:
+    done = acequia("verify", *options, "--data", data, "--json")
+    return done.returncode, document(done)
+
+
+def until_verified(data: Path, *options: str) -> Any:
+    """The proof, once there is one: what was just sent is still in work."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        code, proof = verified(data, *options)
+        if code == 0:
+            return proof
+        assert time.monotonic() < give_up, proof
+        time.sleep(0.5)
+
+
+def test_once_a_demo_is_done_nothing_is_lost_and_each_layer_adds_up(data: Path, up: subprocess.Popen[str]):
+    proof = until_verified(data, "--settled", "--grace", "0")
+
+    layers = {row["layer"]: row for row in proof["sums"]}
+    assert layers.keys() >= {"raw", "silver", "models"}
+    assert all(row["done"] for row in layers.values())
+    assert proof["orphans"] == [] and set(proof["queues"].values()) == {0}
+    assert proof["audit"]["ok"] and proof["audit"]["commit_objects"] > 0
+
+
+def test_what_was_put_into_the_store_behind_its_back_is_an_orphan_until_a_sweep(data: Path, up: subprocess.Popen[str]):
+    uri = "s3://cybersec-ml-landing/network_events/behind.csv"
+    path = data / "store" / uri.removeprefix("s3://")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CSV.replace("10.0.0.", "10.9.9."))
+
+    code, proof = verified(data, "--grace", "0")
+    told = acequia("verify", "--grace", 0, "--data", data)
+    dry = document(acequia("sweep", "--dry-run", "--grace", 0, "--data", data, "--json"))
+    swept = document(acequia("sweep", "--grace", 0, "--data", data, "--json"))
+
+    assert code == told.returncode == 1
+    assert [orphan["uri"] for orphan in proof["orphans"]] == [uri] and proof["ok"] is False
+    assert uri in told.stdout and "`acequia sweep`" in told.stdout
+    assert dry["orphans"] == [uri] and dry["sent"] == 0
+    assert swept["orphans"] == [uri] and swept["sent"] == 1
+    proof = until_verified(data, "--grace", "0", "--settled")
+    assert {row["layer"]: row["done"] for row in proof["sums"] if row["layer"] == "landing"}["landing"] >= 1
+
+
+def test_a_dead_letter_is_listed_shown_and_sent_back_to_work(
+    data: Path, first: dict[str, Any], up: subprocess.Popen[str]
+):
+    raw = first["artifacts"]["raw"][0]
+
+    [letter] = document(acequia("dlq", "list", "--stage", "transformer", "--data", data, "--json"))["dead_letters"]
+    listed = acequia("dlq", "list", "--data", data).stdout
+    shown = acequia("dlq", "show", letter["id"][:8], "--data", data).stdout
+    replayed = acequia("dlq", "replay", letter["id"][:8], "--data", data)
+
+    assert letter["uri"] == raw and letter["state"] == "open"
+    assert letter["id"][:8] in listed and "no space left on device" in listed and raw in listed
+    assert letter["id"] in shown and raw in shown
+    assert replayed.returncode == 0 and "1 dead letter replayed." in replayed.stdout
+    assert acequia("dlq", "list", "--data", data).stdout == "No dead letter.\n"
+    assert not list(data.glob("store/*-ledger/dead/**/*.json"))
+    until_verified(data, "--grace", "0", "--settled")
+
+
+def test_a_replay_names_what_it_would_send_and_one_of_what_is_missing_finds_nothing(
+    data: Path, first: dict[str, Any], up: subprocess.Popen[str]
+):
+    replay = ("replay", "--layer", "raw", "--dataset", "network_events", "--data", data, "--json")
+
+    dry = document(acequia(*replay, "--since", "1d", "--dry-run"))
+    missing = document(acequia(*replay, "--only-missing"))
+
+    assert first["artifacts"]["raw"][0] in dry["objects"] and dry["matched"] == len(dry["objects"])
+    assert dry["sent"] == missing["sent"] == 0
+
+
+def test_the_chain_of_the_audit_is_whole(data: Path, up: subprocess.Popen[str]):
+    done = acequia("audit", "verify", "--data", data)
+
+    assert done.returncode == 0, done.stderr
+    assert "The chain is whole" in done.stdout
 
 
 def test_a_second_up_over_the_folder_says_where_the_first_is(data: Path, up: subprocess.Popen[str]):
