@@ -180,6 +180,7 @@ async def settle_model(workshop: Workshop, how: str) -> None:
 
 async def settle_foreign(workshop: Workshop, how: str) -> None:
     """An object that somebody else named is settled under the stem that follows from it."""
+    await put(workshop, Layer.LEDGER, "stages/transformer.json", json.dumps({"variants": [VARIANT]}).encode())
     info = await put(workshop, Layer.RAW, "somebody/else.parquet")
     made = foreign_stem(info, BUCKETS.of(Layer.RAW))
     if how == "dead":

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -240,7 +240,7 @@ class Census:
         self.open_plans: dict[str, list[Stem]] = {}
         """Plans that have not ended, by dataset: as far as a look at their reader, or at what it writes, told."""
 
-    def findings(self, reader: str, marks: Mapping[str, datetime] | None = None) -> AsyncIterator[Finding]:
+    def findings(self, reader: str, marks: Mapping[str, datetime] | None = None) -> AsyncGenerator[Finding]:
         """Every object of the reader, dataset by dataset, the oldest stem first. Orphans were looked at once more.
 
         `marks`: only objects of these times or later, by dataset, where the layer has dates. ValueError, KeyError or
@@ -568,7 +568,7 @@ class Census:
 
     # once more
 
-    async def _looked_at(self, findings: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+    async def _looked_at(self, findings: AsyncIterator[Finding]) -> AsyncGenerator[Finding]:
         """The same, but of an orphan what HEADs say: listings take time, and work goes on meanwhile."""
         batch: list[Finding] = []
         looks = 0

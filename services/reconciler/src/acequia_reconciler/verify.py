@@ -43,6 +43,9 @@ async def verify(
                     yield {"orphan": {**about, "uri": finding.info.uri, "since": since, "reason": finding.reason}}
                 if seen % PROGRESS_EVERY == 0:
                     yield {"progress": {**about, "seen": seen}}
+            if layer is Layer.SILVER:  # also those of which no object is left
+                for dataset in workshop.registry.keys() - census.open_plans.keys():
+                    await census.look_at_plans(dataset, None)
         except (ValueError, KeyError, TypeError) as error:
             problems.append(
                 f"{reader}: something in LEDGER can't be read, so its objects are not all counted: {error!r}"
