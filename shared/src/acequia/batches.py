@@ -325,6 +325,9 @@ class BatchRunner:
             try:
                 if self._open:
                     await subscription.pause()
+                    await asyncio.sleep(0)  # what was handed out just before is in `handle` now
+                    if late := self._drain():  # held while the work lasts, they would outlast the broker's patience
+                        await self._plan_batch(late)
                     await self._work_off_open()
                 await subscription.resume()
                 batch = await self._gather()
@@ -332,9 +335,7 @@ class BatchRunner:
                     await self._look()
                     continue
                 await subscription.pause()
-                while not self._arrived.empty():
-                    batch.append(self._arrived.get_nowait())
-                await self._plan_batch(batch)
+                await self._plan_batch([*batch, *self._drain()])
                 pause = self._poll
             except ConfigurationError as error:
                 log.critical("%s: %s", self.stage.name, error)
@@ -408,6 +409,9 @@ class BatchRunner:
                 break
         return batch
 
+    def _drain(self) -> list[Arrival]:
+        return [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
+
     async def _plan_batch(self, batch: Sequence[Arrival]) -> None:
         by_dataset: dict[str, list[Arrival]] = defaultdict(list)
         for arrival in batch:
@@ -437,7 +441,7 @@ class BatchRunner:
             for arrival in arrivals:
                 if arrival.stale or not await plans.covers(arrival.stem):
                     wanted.setdefault(str(arrival.stem), arrival)
-            for stem in wanted.keys() - candidates.keys():
+            for stem in sorted(wanted.keys() - candidates.keys()):
                 if (candidate := await self._candidate(wanted[stem])) is not None:
                     candidates[stem] = candidate
             inputs = tuple(candidates[stem] for stem in sorted(wanted) if stem in candidates)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -110,6 +111,35 @@ async def test_a_burst_of_objects_is_one_training_that_covers_them_all(workshop:
     assert covered(await plans(workshop)) == Counter(str(s) for s in stems)
     by_status = Counter(r.status for r in await records(workshop, 2))
     assert by_status == {Status.PLANNED: 1, Status.SUCCESS: 1}
+
+
+async def test_an_object_that_slips_in_before_the_work_begins_is_planned_rather_than_held(workshop: Workshop) -> None:
+    """While a plan is made the broker may hand out one more: a long training must not keep it in hand."""
+    let_go = threading.Event()
+
+    def train_long(work: Work, inputs: Sequence[Path], out: Path) -> Outcome:
+        assert let_go.wait(30)
+        return train(work, inputs, out)
+
+    late: list[asyncio.Task[Settlement]] = []
+
+    def slip_in(step: str) -> None:
+        if step == "trainer.after_plan" and not late:
+            late.append(asyncio.get_running_loop().create_task(runner.handle(second)))
+
+    await put_silver(workshop, stem(1))
+    async with running(replace(workshop, at=slip_in), trainer(train_long)) as runner:
+        key = data_key(stem(2), "v1-000000")
+        second = delivery_of(key, "etag", 4, {"acequia-rows": "1"}, layer=Layer.SILVER)
+        await until(lambda: held(late))
+        try:
+            assert await asyncio.wait_for(late[0], 10) == Ack()
+        finally:
+            let_go.set()
+
+
+async def held(tasks: Sequence[object]) -> bool:
+    return bool(tasks)
 
 
 async def test_an_object_that_a_plan_covers_is_acknowledged_and_trained_no_second_time(workshop: Workshop) -> None:
