@@ -96,7 +96,7 @@ class Verify:
             async for kind, line in api.verify(settled=self.settled, grace=self.grace):
                 match kind:
                     case "progress":
-                        tick(f"{line['layer'].upper():<8}", f"{line['reader']}: {count(line['seen'])} objects")
+                        tick(f"{line['layer'].upper():<8}", f"{line['reader']}: {_plural(line['seen'], 'object')}")
                     case "orphan" if len(orphans) < LISTED_MOST:
                         orphans.append(line)
                     case "result":
@@ -109,7 +109,7 @@ async def _compare(api: Api) -> dict[str, Any]:
     with ticking() as tick:
         async for kind, line in api.compare_audit():
             if kind == "progress":
-                tick("audit   ", f"{line['layer'].upper()}: {count(line['seen'])} commit objects")
+                tick("audit   ", f"{line['layer'].upper()}: {_plural(line['seen'], 'commit object')}")
             elif kind == "result":
                 result = line
     return result

@@ -27,7 +27,7 @@ from acequia.settings import AcequiaSettings, load
 from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
-from acequia_auditor.settings import AuditorSettings
+from acequia_auditor.settings import AuditorSettings, MigrationSettings
 from acequia_cli.in_process import InProcess
 from acequia_cli.owner import SERVER_FILE
 from acequia_cli.postgres import EmbeddedPostgres
@@ -115,7 +115,10 @@ class Embedded:
         await asyncio.to_thread(clear_folders, settings.temp_dir)
         self._bus = await SqliteBus.open(self.data / "bus.sqlite")
         self._store = await DirectoryStore.open(self.data / "store", settings.buckets, self._bus)
-        database = Database(await asyncio.to_thread(self._postgres.start))
+        owner = await asyncio.to_thread(self._postgres.start)
+        # the auditor works as a role that can add records, and not change them; as where it is a process of its own
+        auditor = owner.model_copy(update={"user": "acequia"})
+        database = Database(auditor, migration=MigrationSettings(user=owner.user))
         table = topology(settings.buckets, settings.retry_delays)
         await self._bus.apply(table)
         await self._store.apply(table)
