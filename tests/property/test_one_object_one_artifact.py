@@ -54,7 +54,7 @@ class Stages:
 
 
 class Story:
-    """Some objects, each of them told of once or more; perhaps an upgrade in the middle; the same again a week later."""
+    """Some objects, each of them told of once or more, and two replicas; perhaps an upgrade in the middle."""
 
     def __init__(self, world: World, *, upgrade: bool = False) -> None:
         self.world = world
@@ -101,7 +101,7 @@ class Story:
 
     async def tell_again(self, **headers: str) -> None:
         """Every event once more."""
-        for number, (kind, data) in self.objects.items():
+        for number, (kind, _) in self.objects.items():
             if kind != "gone":
                 info = await self.world.store.head(Layer.RAW, data_key(stem(number)))
                 assert info is not None
@@ -186,9 +186,7 @@ def test_each_object_ends_once_whatever_is_killed_doubled_delayed_or_told_again(
 
 
 @share(5)
-def test_undisturbed_one_replica_with_one_hand_works_on_nothing_twice(
-    folder: Path, seeds: Sequence[int]
-) -> None:
+def test_undisturbed_one_replica_with_one_hand_works_on_nothing_twice(folder: Path, seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         tale = Story(world)
         await tale.begin(replicas=1, concurrency=1)

@@ -90,7 +90,7 @@ class Inline(ThreadPoolExecutor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, who waits for it gets it
             future.set_exception(error)
         return future
 
@@ -267,9 +267,7 @@ class Replica:
                 break
             except TransientFailure:
                 await asyncio.sleep(1)
-        self.subscription = await self.world.bus.consume(
-            self.world.queue, self._hand, concurrency=self.concurrency
-        )
+        self.subscription = await self.world.bus.consume(self.world.queue, self._hand, concurrency=self.concurrency)
         if hasattr(self.runner, "run"):
             await self.runner.run(self.subscription)
 

@@ -293,6 +293,8 @@ class BatchRunner:
         self._plans: dict[str, Plans] = {}
         self._open: dict[tuple[str, int], Plan] = {}
         self._announced: set[tuple[str, int]] = set()
+        self._unsure: set[tuple[str, int]] = set()
+        """Known plans of which it is not known yet whether they have ended: asking the store failed."""
         self._fresh: set[tuple[str, int]] = set()
         """Plans made here and not yet begun: the first start of such a one needs no look at what others did."""
         self._seen: dict[str, tuple[str, float]] = {}
@@ -485,7 +487,7 @@ class BatchRunner:
         since = now.date() - timedelta(days=self.stage.window_days)
         covered = {c.stem for c in inputs}
         window = [c for c in plans.window(since) if c.stem not in covered] if self.stage.window_days else []
-        needed = [n for (d, n) in self._open if d == plans.dataset]
+        needed = [n for (d, n) in self._open.keys() | self._unsure if d == plans.dataset]
         needed += plans.since(horizon)
         parents = sorted({UUID(c.run_id) for c in inputs if c.run_id})
         key = plan_key(self.stage.name, plans.dataset, number)
@@ -536,11 +538,15 @@ class BatchRunner:
         """The dataset's plans, with those of other processes; the open ones among them are work for us too."""
         plans = self._plans.setdefault(dataset, Plans(self.workshop, self.stage.name, dataset))
         before = set(plans.known)
-        await plans.refresh()
-        for number in sorted(plans.known.keys() - before):
-            plan = plans.known[number]
-            if not await self._ended(plan):
+        try:
+            await plans.refresh()
+        finally:  # where reading was cut short, those read already are known, and would not be looked at again
+            self._unsure |= {(dataset, number) for number in plans.known.keys() - before}
+        for number in sorted(n for d, n in self._unsure if d == dataset):
+            plan = plans.known.get(number)  # None: a later plan says that all below it have ended
+            if plan is not None and not await self._ended(plan):
                 self._open[dataset, number] = plan
+            self._unsure.remove((dataset, number))
         return plans
 
     # work a plan off

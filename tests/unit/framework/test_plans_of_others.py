@@ -4,7 +4,10 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from acequia.batches import BatchRunner, Plan
+from acequia.errors import TransientFailure
 from acequia.layers import Layer
 from acequia.runner import Workshop
 
@@ -45,6 +48,30 @@ async def test_a_plan_that_another_process_began_as_soon_as_it_was_made_is_left_
         await until(lambda: _models(workshop, 1))
     starts = [key for key in await keys(workshop, Layer.LEDGER, "plans/") if ".start-" in key]
     assert len(starts) == 2
+
+
+async def test_a_plan_is_worked_off_though_the_store_failed_when_asked_whether_it_has_ended(
+    workshop: Workshop, monkeypatch: Any
+) -> None:
+    await open_plan(workshop, state=None)
+    head, failed = workshop.store.head, []
+
+    async def fails_once(layer: Layer, key: str) -> Any:
+        if layer is Layer.MODELS and not failed:
+            failed.append(key)
+            raise TransientFailure("no answer", dependency="minio")
+        return await head(layer, key)
+
+    monkeypatch.setattr(workshop.store, "head", fails_once)
+    runner = BatchRunner(trainer(), workshop, poll=0.05)
+    with pytest.raises(TransientFailure):
+        await runner.start()
+    await runner.start()  # as a service does it that could not start
+    subscription = await workshop.bus.consume(QUEUE, runner.handle, concurrency=100)
+    life = asyncio.create_task(runner.run(subscription))
+    await until(lambda: _models(workshop, 1))
+    await runner.finish(life, 5)
+    await subscription.close(grace=1)
 
 
 async def _models(workshop: Workshop, count: int) -> bool:
