@@ -18,6 +18,7 @@ import pytest
 from acequia.layers import Buckets
 from acequia.settings import MinioSettings, PostgresSettings, RabbitSettings, load
 from acequia.topology import DEFAULT_RETRY_DELAYS, topology
+from acequia_auditor.settings import MigrationSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 STACK_VARIABLES = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "RABBITMQ_URL", "PG_HOST", "PG_PASSWORD")
@@ -34,6 +35,7 @@ class Stack:
     minio: MinioSettings
     rabbit: RabbitSettings
     postgres: PostgresSettings
+    """As the role that owns it: tests make databases."""
     env: dict[str, str]
     """What a service process needs to reach them: `{**os.environ, **stack.env}`."""
     folder: Path | None
@@ -66,6 +68,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         for name, value in env.items():
             patch.setenv(name, value)
         settings = load(MinioSettings), load(RabbitSettings), load(PostgresSettings)
+        owner = load(MigrationSettings)
+    if owner.user:
+        settings[2].user, settings[2].password = owner.user, owner.password
     folder = os.environ.get("STACK_DIR")
     stack = Stack(*settings, env, Path(folder) if folder else None)
     yield stack

@@ -106,6 +106,8 @@ def environment(settings: Mapping[str, str], more: Mapping[str, str]) -> dict[st
         "PG_PORT": settings["PG_PORT"],
         "PG_USER": settings["PG_USER"],
         "PG_PASSWORD": settings["PG_PASSWORD"],
+        "PG_MIGRATION_USER": settings["PG_MIGRATION_USER"],
+        "PG_MIGRATION_PASSWORD": settings["PG_MIGRATION_PASSWORD"],
         "PG_DATABASE": settings["PG_DATABASE"],
         **more,
     }

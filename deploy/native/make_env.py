@@ -15,8 +15,10 @@ MINIO_ACCESS_KEY=acequia
 MINIO_SECRET_KEY={minio}
 RABBITMQ_USER=acequia
 RABBITMQ_PASSWORD={rabbitmq}
-PG_USER=acequia
-PG_PASSWORD={postgresql}
+PG_USER=acequia_auditor
+PG_PASSWORD={auditor}
+PG_MIGRATION_USER=acequia
+PG_MIGRATION_PASSWORD={postgresql}
 PG_DATABASE=acequia
 """
 
@@ -28,7 +30,7 @@ def main(path: Path = ENV) -> int:
         print(f"{path.name} is there already and stays as it is", file=sys.stderr)
         return 0
     # hexadecimal: safe in URLs, in YAML and in shells
-    passwords = {name: secrets.token_hex(20) for name in ("minio", "rabbitmq", "postgresql")}
+    passwords = {name: secrets.token_hex(20) for name in ("minio", "rabbitmq", "postgresql", "auditor")}
     with open(descriptor, "w") as file:  # noqa: PTH123
         file.write(CONTENTS.format(**passwords))
     print(f"{path.name}: written, with random passwords", file=sys.stderr)

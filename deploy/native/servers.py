@@ -28,6 +28,8 @@ MARK = "ACEQUIA_STACK_SERVER"
 """Environment variable by which the processes of a stack are recognised."""
 
 USER = "acequia"
+AUDITOR = "acequia_auditor"
+"""The role that the auditor has at run time. USER owns the schema; migrating makes the other one."""
 
 
 class StackFailed(Exception):
@@ -116,8 +118,10 @@ class Stack:
             "RABBITMQ_URL": self.amqp_url,
             "PG_HOST": HOST,
             "PG_PORT": str(self.ports.postgresql),
-            "PG_USER": USER,
+            "PG_USER": AUDITOR,
             "PG_PASSWORD": self.passwords["postgresql"],
+            "PG_MIGRATION_USER": USER,
+            "PG_MIGRATION_PASSWORD": self.passwords["postgresql"],
             "PG_DATABASE": USER,
             "STACK_DIR": str(self.folder),
         }

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 from acequia.layers import Buckets
 from acequia.settings import AcequiaSettings, MinioSettings, PostgresSettings, RabbitSettings
 from acequia.topology import OBJECTS, topology
+from acequia_auditor.settings import MigrationSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "compose.yaml").read_text()
@@ -23,6 +24,7 @@ SERVICES = sorted(folder.parent.name for folder in ROOT.glob("services/*/pyproje
 OURS = [pytest.param(COMPOSE["services"].get(name, {}), id=name) for name in SERVICES]
 DECIDED_BY_COMPOSE = {"ACEQUIA_HTTP_HOST", "ACEQUIA_HTTP_PORT", "ACEQUIA_TEMP_DIR"}
 """The image sets these: inside a container they are nobody's to choose."""
+SECRETS = {"MINIO_SECRET_KEY", "RABBITMQ_PASSWORD", "PG_PASSWORD", "PG_MIGRATION_PASSWORD"}
 FOR_COMPOSE_ONLY = {
     "RABBITMQ_USER",
     "RABBITMQ_PASSWORD",
@@ -74,9 +76,10 @@ def test_a_service_runs_without_root_without_capabilities_and_writes_only_to_vol
 
 @pytest.mark.parametrize("service", OURS)
 def test_a_service_waits_for_healthy_servers_and_is_healthy_when_it_is_ready(service):
-    waits_for = service["depends_on"]
+    waits_for = {name: condition["condition"] for name, condition in service["depends_on"].items()}
     assert {"minio", "rabbitmq"} <= set(waits_for)
-    assert {condition["condition"] for condition in waits_for.values()} == {"service_healthy"}
+    assert waits_for.pop("migrate", "service_completed_successfully") == "service_completed_successfully"
+    assert set(waits_for.values()) == {"service_healthy"}
     assert "/ready" in " ".join(service["healthcheck"]["test"])
 
 
@@ -98,16 +101,32 @@ def test_large_temporary_files_lie_on_a_volume_not_in_memory(service):
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_takes_each_of_its_settings_from_env_and_none_that_it_does_not_know(name):
     given = set(COMPOSE["services"][name]["environment"])
-    assert given == variables_of_service(name) - DECIDED_BY_COMPOSE
+    assert given == variables_of_service(name) - DECIDED_BY_COMPOSE - variables(MigrationSettings)
 
 
 def test_only_the_auditor_knows_the_database_and_reaches_it():
     services = COMPOSE["services"]
     knows = {n for n, s in services.items() if any(str(key).startswith("PG_") for key in s.get("environment", ()))}
     reaches = {n for n, s in services.items() if "audit" in s.get("networks", ())}
-    assert knows == {"auditor"}
-    assert reaches == {"auditor", "postgres"}
+    assert knows == {"auditor", "migrate"}
+    assert reaches == {"auditor", "migrate", "postgres"}
     assert COMPOSE["networks"]["audit"]["internal"] is True
+
+
+def test_the_auditor_does_not_know_the_role_that_may_change_the_audit_trail():
+    auditor, migrate = (COMPOSE["services"][name] for name in ("auditor", "migrate"))
+    assert not any(name.startswith("PG_MIGRATION_") for name in auditor["environment"])
+    assert set(migrate["environment"]) == {
+        *variables(PostgresSettings),
+        *variables(MigrationSettings),
+        "ACEQUIA_LOG_LEVEL",
+    }
+    assert migrate["environment"]["PG_USER"] == auditor["environment"]["PG_USER"]
+    assert (
+        COMPOSE["services"]["postgres"]["environment"]["POSTGRES_USER"] == migrate["environment"]["PG_MIGRATION_USER"]
+    )
+    assert auditor["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+    assert (migrate["image"], migrate["command"]) == (auditor["image"], ["migrate"])
 
 
 def test_no_secret_stands_in_the_file():
@@ -117,8 +136,10 @@ def test_no_secret_stands_in_the_file():
             if secret.search(key) and not value.startswith("http://"):
                 assert "${" in value, f"{name}: {key}"
     # a secret has no default: without it compose stops and says what to do
-    references = re.findall(r"\$\{(MINIO_SECRET_KEY|RABBITMQ_PASSWORD|PG_PASSWORD)([^}]*)\}", TEXT)
-    assert {name for name, _ in references} == {"MINIO_SECRET_KEY", "RABBITMQ_PASSWORD", "PG_PASSWORD"}
+    references = re.findall(
+        r"\$\{(MINIO_SECRET_KEY|RABBITMQ_PASSWORD|PG_PASSWORD|PG_MIGRATION_PASSWORD)([^}]*)\}", TEXT
+    )
+    assert {name for name, _ in references} == SECRETS
     assert all(rest.startswith(":?") and "make env" in rest for _, rest in references)
 
 
@@ -189,9 +210,9 @@ def compose_config(folder: Path, env: str | None) -> subprocess.CompletedProcess
 
 
 @needs_compose
-@pytest.mark.parametrize("missing", ["MINIO_SECRET_KEY", "RABBITMQ_PASSWORD", "PG_PASSWORD"])
+@pytest.mark.parametrize("missing", sorted(SECRETS))
 def test_without_a_password_compose_stops_with_a_line_that_says_what_to_do(tmp_path, missing):
-    lines = ["MINIO_SECRET_KEY=a", "RABBITMQ_PASSWORD=b", "PG_PASSWORD=c"]
+    lines = [f"{name}=a" for name in SECRETS]
     ended = compose_config(tmp_path, "\n".join(line for line in lines if not line.startswith(missing)))
     assert ended.returncode != 0
     assert missing in ended.stderr

@@ -12,7 +12,7 @@ def test_it_writes_different_random_passwords_that_only_the_owner_reads(tmp_path
         for line in file.read_text().splitlines()
         if "PASSWORD=" in line or "SECRET_KEY=" in line
     ]
-    assert len(passwords) == len(set(passwords)) == 6
+    assert len(passwords) == len(set(passwords)) == 8
     assert min(map(len, passwords)) >= 32
 
 
