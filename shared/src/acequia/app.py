@@ -102,6 +102,14 @@ def _validation_problem(errors: Sequence[Any]) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid request", detail, errors=found)
 
 
+def _http_problem(error: HTTPException) -> Response:
+    if isinstance(error, Problem):
+        return error.response()
+    response = Problem(error.status_code, HTTPStatus(error.status_code).phrase, str(error.detail)).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
 class BodyLimit:
     """ASGI middleware: the body of a POST has at most `most` bytes; more is answered with 413 and not read."""
 
@@ -143,12 +151,7 @@ def make_app(title: str, *, max_body_bytes: int = 65_536) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_problem(request: Request, error: HTTPException) -> Response:
-        if not isinstance(error, Problem):
-            problem = Problem(error.status_code, HTTPStatus(error.status_code).phrase, str(error.detail))
-            response = problem.response()
-            response.headers.update(error.headers or {})
-            return response
-        return error.response()
+        return _http_problem(error)
 
     @app.exception_handler(RequestValidationError)
     async def validation_problem(request: Request, error: RequestValidationError) -> Response:
@@ -395,6 +398,16 @@ class House:
             return Response(generate_latest(self.meters.registry), media_type=CONTENT_TYPE_LATEST)
 
         app.include_router(router)
+
+        @app.exception_handler(HTTPStatus.NOT_FOUND)
+        async def not_found(request: Request, error: HTTPException) -> Response:
+            """The routes of the services come as these start: before that, a client is to try again."""
+            if self.workshop is None:
+                starting = Problem(
+                    HTTPStatus.SERVICE_UNAVAILABLE, f"{self.title} is starting", str(self.problem or "connecting")
+                )
+                return starting.response()
+            return _http_problem(error)
 
     async def open(self, app: FastAPI, workshop: Workshop, services: Sequence[Service]) -> None:
         """Start `services`, the last of the chain first, and serve their routes. All of them run then, or none."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import APIRouter
 
@@ -141,6 +142,20 @@ async def test_a_start_that_fails_leaves_no_service_running_beside_those_of_the_
     assert (first.state, second.state) == ("stopped", "stopped")
     await house.open(app, workshop, again := [Part("one"), Part("two")])
     assert house.services == again
+
+
+async def test_who_asks_before_the_services_have_started_is_told_to_try_again(workshop: Workshop) -> None:
+    house, app, part = House("test"), make_app("test"), Part("one")
+    router = APIRouter()
+    router.add_api_route("/runs", lambda: {"runs": []})
+    part.routers = (router,)
+    house.add_routes(app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        early = await client.get("/runs")
+        assert (early.status_code, early.headers["retry-after"]) == (503, "5")
+        await house.open(app, workshop, [part])
+        assert (await client.get("/runs")).status_code == 200
+        assert (await client.get("/nothing")).status_code == 404
 
 
 async def test_a_service_that_does_not_stop_in_good_order_keeps_no_other_from_stopping(workshop: Workshop) -> None:
