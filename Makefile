@@ -26,7 +26,7 @@ test: venv ## every test, on real servers that it brings up by itself; ARGS= goe
 
 .PHONY: chaos
 chaos: venv ## everything fails for MINUTES=10, and nothing may be lost; on servers of its own; SEED= repeats a storm
-	@ACEQUIA_CHAOS_MINUTES='$(or $(MINUTES),10)' ACEQUIA_CHAOS_SEED='$(SEED)' $(BIN)/pytest -q tests/chaos $(ARGS)
+	@ACEQUIA_CHAOS_MINUTES='$(or $(MINUTES),10)' ACEQUIA_CHAOS_SEED='$(SEED)' $(BIN)/pytest -q -s tests/chaos $(ARGS)
 
 .PHONY: check
 check: venv ## format, lint, types, import rules, unit tests: what needs no server

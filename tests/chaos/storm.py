@@ -32,6 +32,7 @@ MESSAGE_BYTES = 3000
 """A connection is cut somewhere within its next bytes, this many at most."""
 READY_SECONDS = 240.0
 SETTLE_SECONDS = 240.0
+TELL_SECONDS = 20.0
 
 
 @dataclass
@@ -78,6 +79,8 @@ class Summary:
 class Storm:
     place: Place
     seed: int
+    say: Callable[[str], None]
+    """Told how it goes, a line now and then."""
     faults: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
     _busy: set[str] = field(default_factory=set)
@@ -95,6 +98,7 @@ class Storm:
             began = time.monotonic()
 
         place, fleet = self.place, self.place.fleet
+        self.say(f"seed {self.seed}: starting {len(REPLICAS)} processes")
         place.mangler.start()
         for name in REPLICAS:
             place.start_replica(name)
@@ -111,18 +115,20 @@ class Storm:
                 self.complaints,
             )
             watching = asyncio.create_task(self._watch())
+            telling = asyncio.create_task(self._tell(load))
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(load.bring(seconds))
                     group.create_task(self._blow(seconds, pause))
                 place.mangler.gentle = True
                 lap("storm")
+                telling.cancel()
                 reader = Reader(place.minio(session, direct=True), PREFIX, place.database)
                 for name in REPLICAS:
                     await asyncio.to_thread(fleet.wait_ready, name, READY_SECONDS)
                 observed, findings = await self._settled(reader, load.sources)
             finally:
-                for task in (watching, *self._under_way):
+                for task in (telling, watching, *self._under_way):
                     task.cancel()
                     await asyncio.wait({task})
             lap("settle")
@@ -217,6 +223,11 @@ class Storm:
                     self.place.start_replica(name)
             await asyncio.sleep(0.5)
 
+    async def _tell(self, load: Load) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            self.say(f"{load.answers[202]} times 202, {self.faults.total()} faults")
+
     # afterwards
 
     async def _settled(self, reader: Reader, sources: Sequence[Source]) -> tuple[Observed, Findings]:
@@ -228,6 +239,8 @@ class Storm:
             held = {} if findings.lost else await asyncio.to_thread(self.place.queues)
             if not findings.lost and not held:
                 return observed, findings
+            waits_for = (findings.lost or sorted(held))[0]
+            self.say(f"settling: {len(findings.lost)} are missing, {len(held)} queues hold messages: {waits_for}")
             if time.monotonic() > end:
                 self.complaints += [f"{queue} holds {messages} messages" for queue, messages in held.items()]
                 return observed, findings

@@ -6,7 +6,9 @@
 import asyncio
 import os
 import secrets
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -36,11 +38,14 @@ def test_whatever_goes_wrong_each_accepted_thing_is_done_once(
 
 
 async def _storm(folder: Path) -> Summary:
+    def say(line: str) -> None:
+        sys.stderr.write(f"chaos {datetime.now(UTC):%H:%M:%S} {line}\n")
+
     place = Place(folder, SEED)
     await place.open()
     try:
         await asyncio.to_thread(place.start_servers)
-        storm = Storm(place, SEED)
+        storm = Storm(place, SEED, say)
         if MINUTES is None:
             return await storm.run(SHORT_SECONDS, SHORT_SOURCES, SHORT_PAUSE)
         minutes = float(MINUTES)
