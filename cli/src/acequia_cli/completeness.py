@@ -20,6 +20,7 @@ PARTS = ("done", "quarantined", "dead", "not_applicable", "in_flight", "orphans"
 """What an object can be for a reader; each is one of them."""
 NARROW = 110
 """Columns below which the table of sums takes what room it can save."""
+NARROW_TITLES = {"quarantined": "quaran-\ntined", "not_applicable": "not\nappl.", "in_flight": "in\nflight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _print_proof(console: Console, document: Mapping[str, Any]) -> None:
     if document["orphans"]:
         console.print()
     if document["sums"]:
-        console.print(_sums_table(document["sums"], narrow=console.width < NARROW))
+        console.print(sums_table(document["sums"], narrow=console.width < NARROW))
     else:
         console.print("There is no object yet.")
     console.print()
@@ -148,23 +149,17 @@ def _print_proof(console: Console, document: Mapping[str, Any]) -> None:
         console.print(sentence, soft_wrap=True)
 
 
-def _sums_table(sums: Sequence[Mapping[str, Any]], *, narrow: bool) -> Table:
+def sums_table(sums: Sequence[Mapping[str, Any]], *, narrow: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0))
-    for name in ("layer", "dataset", "reader"):
-        table.add_column(name, overflow="fold", vertical="bottom")
-    signs = ("=", *"+++++")
-    for name, sign in zip(("objects", *PARTS), ("", *signs), strict=True):
-        words = name.replace("_", "\n" if narrow else " ")
-        words = words.replace("applicable", "appl.").replace("quarantined", "quaran-\ntined") if narrow else words
-        table.add_column(f"{sign} {words}".strip(), justify="right", no_wrap=True)
+    for name in ("",) if narrow else ("layer", "dataset", "reader"):
+        table.add_column(name, overflow="fold")
+    for name, sign in zip(("objects", *PARTS), ("", "=", *"+++++"), strict=True):
+        title = f"{sign} {NARROW_TITLES.get(name, name) if narrow else name.replace('_', ' ')}".strip()
+        table.add_column(title, justify="right", no_wrap=True)
     for row in sums:
-        table.add_row(
-            row["layer"].upper(),
-            row["dataset"],
-            row["reader"],
-            count(row["objects"]),
-            *(_number(row, p) for p in PARTS),
-        )
+        layer, dataset, reader = row["layer"].upper(), row["dataset"], row["reader"]
+        names = (f"{layer}, {reader}\n  {dataset}",) if narrow else (layer, dataset, reader)
+        table.add_row(*names, count(row["objects"]), *(_number(row, part) for part in PARTS))
     return table
 
 

@@ -30,6 +30,8 @@ NAMED_MOST = 5
 WHOLE = 32
 """Hex digits of an id."""
 _PREFIX = re.compile(f"[0-9a-f]{{{PREFIX_LEAST},{WHOLE}}}")
+_TOLD_ABOVE = frozenset({"acequia-error", "acequia-traceback"})
+"""Headers that repeat the reason and the traceback."""
 _TOLD = ("id", "stage", "dataset", "uri", "state", "sent", "gone")
 
 Letter = dict[str, Any]
@@ -132,7 +134,8 @@ def _print_letter(output: Output, letter: Mapping[str, Any], connection: Connect
     if (traceback := str(letter.get("traceback") or "").strip()) and traceback != str(letter["reason"]).strip():
         _print_part(output, "Traceback", traceback)
     _print_part(output, "What was done about it", "\n".join(_told_of(act) for act in letter.get("acts") or ()))
-    _print_part(output, "Headers", "\n".join(f"{k}: {v}" for k, v in sorted((letter.get("headers") or {}).items())))
+    headers = {k: v for k, v in (letter.get("headers") or {}).items() if k not in _TOLD_ABOVE}
+    _print_part(output, "Headers", "\n".join(f"{k}: {v}" for k, v in sorted(headers.items())))
     _print_part(output, "Message", _readable(letter))
 
 

@@ -1,13 +1,16 @@
 """verify, sweep, replay and audit verify, as people and programs see them."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from acequia_cli.completeness import sums_table
 from acequia_cli.main import app
 
 from .conftest import RAW, Server, lines, problem
@@ -90,6 +93,18 @@ def test_sums_that_do_not_add_up_are_a_problem_whatever_the_server_says(connecte
 
     assert result.exit_code == 1
     assert "4 objects, but the parts add up to 3" in result.stdout
+
+
+def test_the_sums_fit_a_terminal_of_80_columns():
+    table = sums_table([row(done=12_345_678, in_flight=1000, orphans=99_999)], narrow=True)
+    console = Console(width=80, file=StringIO())
+    console.print(table)
+
+    told = console.file.getvalue()
+
+    assert "RAW, transformer" in told and "network_events" in told
+    for number in ("12,446,677", "12,345,678", "1,000", "99,999"):
+        assert number in told
 
 
 def test_progress_of_a_verify_goes_to_stderr(connected: Server, data: Path):
