@@ -108,7 +108,8 @@ class Stem:
         if (match := _STEM.match(text)) is None:
             return None
         try:
-            at = datetime.strptime(match["date"] + match["time"], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+            # as fromisoformat reads it, which is five times as fast as strptime: listings have millions of these
+            at = datetime.fromisoformat(f"{match['date']}T{match['time']}+00:00").replace(tzinfo=UTC)
         except ValueError:
             return None
         stem = cls(
@@ -179,6 +180,7 @@ def manifest_key(stage: str, stem: Stem, variant: str | None = None) -> str:
 # LEDGER
 
 ANCHORS = "anchors/"
+
 
 def command_key(run_id: UUID) -> str:
     return f"commands/{run_id}.json"

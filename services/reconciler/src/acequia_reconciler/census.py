@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -66,7 +66,7 @@ class Fate(StrEnum):
     ORPHAN = "orphans"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finding:
     """One object at one reader."""
 
@@ -81,6 +81,11 @@ class Finding:
     """Of its outcomes."""
     broken: bool = False
     """An orphan that sending again does not help: its commit object stands."""
+
+    def told(self, fate: Fate, reason: str, *, variants: tuple[str, ...] = (), broken: bool = False) -> "Finding":
+        """The same, of which this is known now."""
+        self.fate, self.reason, self.variants, self.broken = fate, reason, variants, broken
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +290,12 @@ class Census:
                 continue
             found = Finding(stage, folder, info, Fate.ORPHAN, "", name.stem.at)
             if not applies:
-                yield replace(found, fate=Fate.NOT_APPLICABLE, reason=f"{folder} is none of the {stage}'s datasets")
+                yield found.told(Fate.NOT_APPLICABLE, f"{folder} is none of the {stage}'s datasets")
                 continue
-            outcome = await outcomes.at(place_of(info.key, len(folder) + 1))
+            place = place_of(info.key, len(folder) + 1)
+            outcome = await outcomes.at(place)
             if stage in _PLANNING:
-                covered = [ends[meaning] for meaning in await coverage.of(str(name.stem))]
+                covered = [ends[meaning] for meaning in await coverage.of(place.rpartition("/")[2][:-1])]
                 yield self._planned(found, covered, dead=outcome.dead)
             else:
                 yield self._judged(found, outcome)
@@ -313,15 +319,15 @@ class Census:
         variants = (*outcome.commits, *outcome.manifests)
         whole = [v for v in outcome.commits if not self._lacking(found.reader, v, outcome)]
         if whole:
-            return replace(found, fate=Fate.DONE, reason="its commit object stands", variants=variants)
+            return found.told(Fate.DONE, "its commit object stands", variants=variants)
         if outcome.manifests:
-            return replace(found, fate=Fate.QUARANTINED, reason="its manifest stands", variants=variants)
+            return found.told(Fate.QUARANTINED, "its manifest stands", variants=variants)
         if outcome.dead:
-            return replace(found, fate=Fate.DEAD, reason="its message is a dead letter", variants=variants)
+            return found.told(Fate.DEAD, "its message is a dead letter", variants=variants)
         if outcome.commits:
             lacking = self._lacking(found.reader, outcome.commits[0], outcome)
             reason = f"its commit object stands, but {lacking} beside it is missing"
-            return replace(found, reason=reason, variants=variants, broken=True)
+            return found.told(Fate.ORPHAN, reason, variants=variants, broken=True)
         return self._unsettled(found, "no commit object, manifest or dead letter of any variant")
 
     def _lacking(self, stage: str, variant: str, outcome: _Outcome) -> str:
@@ -335,28 +341,28 @@ class Census:
         best = min(covered, key=lambda ended: _RANKS.index(ended.fate), default=None)
         variants = tuple(ended.variant for ended in covered if ended.variant)
         if dead and (best is None or _RANKS.index(best.fate) > _RANKS.index(Fate.DEAD)):
-            return replace(found, fate=Fate.DEAD, reason="its message is a dead letter", variants=variants)
+            return found.told(Fate.DEAD, "its message is a dead letter", variants=variants)
         if best is None:
             return self._unsettled(found, "no plan covers it")
-        return replace(found, fate=best.fate, reason=best.reason, variants=variants, broken=best.broken)
+        return found.told(best.fate, best.reason, variants=variants, broken=best.broken)
 
     def _unsettled(self, found: Finding, why: str) -> Finding:
         """In flight for its youth, or an orphan."""
         age = self._begun - found.info.last_modified
         if self._grace and age < timedelta(seconds=self._grace):
-            return replace(found, fate=Fate.IN_FLIGHT, reason=f"younger than {self._grace:g} s")
+            return found.told(Fate.IN_FLIGHT, f"younger than {self._grace:g} s")
         stage = "ingestor" if found.reader == COMMANDS else found.reader
         if stage in self._busy and age < IN_FLIGHT:
             reason = "younger than an hour, and its reader's queues hold messages"
-            return replace(found, fate=Fate.IN_FLIGHT, reason=reason)
-        return replace(found, fate=Fate.ORPHAN, reason=why)
+            return found.told(Fate.IN_FLIGHT, reason)
+        return found.told(Fate.ORPHAN, why)
 
     async def _foreign(self, reader: Reader, info: ObjectInfo) -> Finding:
         """An object that somebody else named: its reader rejects it under the stem that follows from it."""
         found = Finding(reader.stage, UNKNOWN_DATASET, info, Fate.ORPHAN, "", info.last_modified)
         if reader.stage in _PLANNING:
             reason = f"not named as an object of ours: the {reader.stage} leaves it"
-            return replace(found, fate=Fate.NOT_APPLICABLE, reason=reason)
+            return found.told(Fate.NOT_APPLICABLE, reason)
         stem = foreign_stem(info, self._workshop.buckets.of(info.layer))
         return self._judged(found, await self._look_up(reader.stage, stem))
 
@@ -478,15 +484,15 @@ class Census:
                 command = IngestionCommand.model_validate_json(stored[0])
             except ValueError as error:
                 log.warning("%s is no command that this version knows: %s", info.uri, error)
-                yield replace(found, reason="no command that this version knows", broken=True)
+                yield found.told(Fate.ORPHAN, "no command that this version knows", broken=True)
                 continue
             if command_key(command.run_id) != info.key:
                 log.warning("%s is the command of another run", info.uri)
-                yield replace(found, reason="the command of another run", broken=True)
+                yield found.told(Fate.ORPHAN, "the command of another run", broken=True)
                 continue
-            found = replace(found, dataset=command.dataset, at=min(command.accepted_at, info.last_modified))
+            found.dataset, found.at = command.dataset, min(command.accepted_at, info.last_modified)
             if run_id.bytes in done.dead:
-                yield replace(found, fate=Fate.DEAD, reason="its message is a dead letter")
+                yield found.told(Fate.DEAD, "its message is a dead letter")
             elif run_id.bytes in done.ids:
                 # who handles it again publishes its record and removes it
                 yield self._unsettled(found, "it is done, but was not removed")
@@ -496,16 +502,16 @@ class Census:
     def _ingested(self, found: Finding, id: UUID, done: "_Done") -> Finding:
         if meanings := done.ids.meanings(id.bytes):
             fate, dataset = done.kinds[meanings[0]]
-            found = replace(found, dataset=dataset or found.dataset, fate=fate)
+            found.dataset = dataset or found.dataset
             match fate:
                 case Fate.DONE:
-                    return replace(found, reason="its `done` stands")
+                    return found.told(fate, "its `done` stands")
                 case Fate.QUARANTINED:
-                    return replace(found, reason="its `done` says REJECTED")
+                    return found.told(fate, "its `done` says REJECTED")
                 case _:
-                    return replace(found, reason=done.broken.get(id, ""), broken=True)
+                    return found.told(fate, done.broken.get(id, ""), broken=True)
         if id.bytes in done.dead:
-            return replace(found, fate=Fate.DEAD, reason="its message is a dead letter")
+            return found.told(Fate.DEAD, "its message is a dead letter")
         return self._unsettled(found, "no `done` and no dead letter")
 
     async def _all_done(self) -> AsyncIterator[Finding]:
@@ -613,15 +619,15 @@ class Census:
         if finding.reader not in _PLANNING:
             return self._judged(finding, await self._look_up(finding.reader, stem))
         just = str(stem) in covered[finding.dataset]
-        return replace(finding, fate=_JUST_COVERED.fate, reason=_JUST_COVERED.reason) if just else finding
+        return finding.told(_JUST_COVERED.fate, _JUST_COVERED.reason) if just else finding
 
     async def _ingested_meanwhile(self, finding: Finding) -> Finding:
         store, info = self._workshop.store, finding.info
         id = landing_done_id(self._workshop.buckets.of(Layer.LANDING), info.key, info.etag)
         if await store.head(Layer.LEDGER, done_key(id)):
-            return replace(finding, fate=Fate.DONE, reason="its `done` stands")
+            return finding.told(Fate.DONE, "its `done` stands")
         if await store.head(Layer.LEDGER, dead_key("ingestor", str(id))):
-            return replace(finding, fate=Fate.DEAD, reason="its message is a dead letter")
+            return finding.told(Fate.DEAD, "its message is a dead letter")
         return finding
 
     def _notified(self, reader: Reader, key: str) -> bool:
