@@ -52,6 +52,10 @@ env: ## .env with random passwords for compose, where there is none yet
 compose-test: venv ## compose.yaml as a user would try it: images, the whole stack, chains; needs a Docker engine
 	@ACEQUIA_REQUIRE_COMPOSE=1 $(BIN)/pytest tests/e2e/test_compose.py $(ARGS)
 
+.PHONY: hostile-page
+hostile-page: venv ## docs/hostile-input.md from the table of tests/hostile
+	@PYTHONPATH=tests $(BIN)/python -m hostile.page
+
 .PHONY: bench
 bench: venv ## Acequia against a plain script and against the bare servers; prints ratios, writes JSON; ARGS= are its own
 	@$(BIN)/python deploy/native/stack.py run -- $(BIN)/python bench/run.py $(ARGS)

@@ -167,8 +167,10 @@ def _what_is_wrong(path: Path, dataset: Dataset) -> str:
     if missing := [name for name in (dataset.event_time, *dataset.features) if name not in columns]:
         return f"has no {', '.join(missing)}"
     if columns[dataset.event_time] != dataset.schema[dataset.event_time]:
-        return f"{dataset.event_time} is {columns[dataset.event_time]}"
-    if other := [f"{name} is {columns[name]}" for name in dataset.features if not columns[name].is_numeric()]:
+        return f"{dataset.event_time} is {str(columns[dataset.event_time])[:100]}"
+    if other := [
+        f"{name} is {str(columns[name])[:100]}" for name in dataset.features if not columns[name].is_numeric()
+    ]:
         return f"{', '.join(other)}: a feature is a number"
     beyond = (pl.col(name).cast(pl.Float64).abs() > MOST for name in dataset.features)
     found = scan.select(pl.col(dataset.event_time).is_null().any(), *(wrong.any() for wrong in beyond))

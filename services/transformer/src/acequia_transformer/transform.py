@@ -21,8 +21,8 @@ RULE = "rule"
 RULES = "rules"
 ROW_GROUP = 250_000
 BATCH_ROWS = 131_072
-MAX_FRAME_BYTES = 2**30
-"""Ten times what 1,000,000 ordinary rows take."""
+MAX_FRAME_BYTES = 2**29
+"""Five times what 1,000,000 ordinary rows take."""
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises for a damaged file. A panic is no Exception: it would get past whoever decides about a message."""
 TOP_RULES = 3
@@ -103,7 +103,9 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
         if not path.exists():
             raise
         raise RejectedWhole("not_canonical", f"this is not a Parquet file: {error}") from error
-    wrong = [f"{name} is {found.get(name, 'missing')}" for name, t in expected.items() if found.get(name) != t]
+    wrong = [
+        f"{name} is {str(found.get(name, 'missing'))[:100]}" for name, t in expected.items() if found.get(name) != t
+    ]
     if wrong:
         reason = f"these are not the columns of {dataset.name}: {', '.join(wrong)}"
         raise RejectedWhole("not_canonical", reason, rows_in=rows, rejected={"not_canonical": rows} if rows else {})

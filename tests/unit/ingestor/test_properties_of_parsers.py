@@ -1,0 +1,307 @@
+"""Whatever bytes a file holds: it is read, row by row accounted for, or rejected with a rule and a sentence."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acequia.datasets import load_registry
+from acequia.errors import RejectedInput
+from acequia_ingestor.decompress import unpack
+from acequia_ingestor.detect import choose_dataset, detect_format, read_head
+from acequia_ingestor.formats import Head, load_formats
+from acequia_ingestor.formats._lines import blocks
+from acequia_ingestor.parse import NoRows, parse_file
+
+REGISTRY = load_registry()
+DATASET = REGISTRY["network_events"]
+FORMATS = load_formats()
+QUICK = settings(max_examples=60, deadline=None)
+
+ZEEK_FIELDS = ("ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "duration", "conn_state")
+ZEEK_FIELDS += ("orig_ip_bytes", "resp_ip_bytes")
+HEADERS = {
+    "canonical_csv": b"timestamp,src_ip,dst_ip,bytes,duration,protocol,src_port,label",
+    "zeek_csv": b"ts,id.orig_h,id.orig_p,id.resp_h,id.resp_p,proto,duration,conn_state,orig_ip_bytes",
+    "zeek_tsv": b"#separator \\x09\n#path\tconn\n#fields\t" + "\t".join(ZEEK_FIELDS).encode(),
+    "zeek_json": b'{"ts":1.5,"id.orig_h":"a","id.resp_h":"b","proto":"tcp","conn_state":"SF","orig_ip_bytes":7}',
+}
+NASTY = (
+    b"",
+    b"-",
+    b"(empty)",
+    b'"',
+    b'""',
+    b"'",
+    b"\x00",
+    b"\xff\xfe",
+    b"\xc3",
+    b"nan",
+    b"inf",
+    b"-0",
+    b"1e309",
+    b"1e999999",
+    b"9223372036854775808",
+    b"-9223372036854775809",
+    b"0x10",
+    b"1_000",
+    b"+5",
+    b" 7 ",
+    b"253402300800",
+    b"-62135596801",
+    b"2025-13-45T25:61:61Z",
+    b"2025-02-30",
+    b"9999-12-31T23:59:59.9999999+14:00",
+    b"0000-01-01",
+    b"2025-12-20 10:00,5 UTC",
+    b"\xe2\x80\xae",
+    b"\xf0\x9f\x8c\x8a",
+    b"{}",
+    b"[",
+    b'{"ts":{"ts":[1]}}',
+    b"null",
+    b"{",
+    b"}{",
+    b'{"a":1},{"a":2}',
+    b"#fields",
+    b"#separator \\x",
+    b"#separator",
+    b"#separator \\x00",
+    b"#unset_field\t",
+    b"#fields\tts\tts",
+    b"#path\tdns",
+    b"#",
+    b"tcp",
+    b"10.0.0.1",
+    b"1545403816.962094",
+    b"PAR1",
+    b"\x1f\x8b",
+    b"\xef\xbb\xbf",
+    b"\\",
+    b"\x0b",
+    b"\x85",
+)
+field = st.one_of(st.sampled_from(NASTY), st.binary(max_size=12))
+separator = st.sampled_from([b",", b"\t", b";", b"|"])
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> bytes:
+    """Some lines, each fields between separators, with the line ends that there are."""
+    one = st.builds(lambda by, fields: by.join(fields), separator, st.lists(field, max_size=11))
+    found = draw(st.lists(st.one_of(one, field), max_size=8))
+    return draw(st.sampled_from([b"\n", b"\r\n", b"\r"])).join(found) + draw(st.sampled_from([b"", b"\n"]))
+
+
+@st.composite
+def texts(draw: st.DrawFn, format: str) -> bytes:
+    """Bytes that a reader of `format` may be handed: below its header, below half of it, or with none."""
+    header = HEADERS.get(format, b"")
+    begin = draw(st.sampled_from([header + b"\n", header[: len(header) // 2], b"\xef\xbb\xbf" + header + b"\r\n", b""]))
+    return begin + draw(lines())
+
+
+def parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def rows_as_parquet(rows: int = 3) -> bytes:
+    at = datetime(2025, 12, 20, tzinfo=UTC)
+    columns: dict[str, Any] = {
+        "timestamp": [at + timedelta(seconds=n) for n in range(rows)],
+        "src_ip": ["10.0.0.1"] * rows,
+        "dst_ip": ["10.0.0.2"] * rows,
+        "bytes": list(range(rows)),
+        "duration": [0.5] * rows,
+        "protocol": ["tcp"] * rows,
+    }
+    return parquet(pl.DataFrame(columns))
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """`whole` cut, or with some bytes changed."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(0, 4))):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[draw(st.integers(0, 8)) : draw(st.integers(0, len(content)))])
+
+
+def told(content: bytes, format: str | None, *, rows_per_part: int = 3) -> dict[str, Any]:
+    """What comes of a file: its parts, rejected rows and counts; or why it is rejected. The account is checked."""
+    with tempfile.TemporaryDirectory() as name:
+        source, out = Path(name, "source"), Path(name, "out")
+        source.write_bytes(content)
+        try:
+            parsed = parse_file(source, "file", DATASET, format, out, rows_per_part=rows_per_part)
+        except NoRows as nothing:
+            assert nothing.rows_in == sum(nothing.rejected.values())
+            assert nothing.rows_in == (height(nothing.rejected_rows) if nothing.rejected_rows else 0)
+            return {"rule": nothing.rule, "reason": nothing.reason, "rejected": nothing.rejected}
+        except RejectedInput as rejected:
+            assert rejected.rule.isidentifier()
+            assert " " in rejected.reason
+            json.dumps(rejected.details)
+            assert not list(out.glob(".unpacked")), "a temporary file stays behind"
+            return {"rule": rejected.rule, "reason": rejected.reason}
+        refused = height(parsed.rejected_rows) if parsed.rejected_rows else 0
+        assert refused == sum(parsed.rejected.values())
+        assert all(height(part.path) == part.rows <= rows_per_part for part in parsed.parts)
+        assert parsed.rows_in == sum(part.rows for part in parsed.parts) + refused
+        files = [*(part.path for part in parsed.parts), *([parsed.rejected_rows] if parsed.rejected_rows else [])]
+        return {
+            "rows_in": parsed.rows_in,
+            "rejected": parsed.rejected,
+            "skipped": parsed.lines_skipped,
+            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        }
+
+
+def height(path: Path) -> int:
+    return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+
+
+@pytest.mark.parametrize("format", sorted(HEADERS))
+@QUICK
+@given(data=st.data())
+def test_any_text_is_read_or_rejected_and_every_row_is_counted(format: str, data: st.DataObject) -> None:
+    content = data.draw(texts(format))
+    once = told(content, format)
+    assert told(content, format) == once, "read twice, it is another thing"
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.one_of(damaged(rows_as_parquet()), st.binary(max_size=64).map(lambda b: b"PAR1" + b + b"PAR1")))
+def test_a_damaged_parquet_file_is_read_or_rejected(content: bytes) -> None:
+    assert told(content, "canonical_parquet") == told(content, "canonical_parquet")
+
+
+@QUICK
+@given(content=st.one_of(st.binary(max_size=300), *(texts(f) for f in HEADERS), damaged(rows_as_parquet())))
+def test_a_file_of_which_nobody_says_what_it_is_is_read_or_rejected(content: bytes) -> None:
+    told(content, None)
+
+
+@QUICK
+@given(content=st.one_of(st.binary(max_size=300), *(texts(f) for f in HEADERS)), key=st.text(max_size=40))
+def test_detection_names_one_of_the_formats_or_rejects(content: bytes, key: str) -> None:
+    head = Head(content, key, whole=True)
+    try:
+        assert detect_format(head, DATASET.formats, FORMATS, DATASET) in DATASET.formats
+    except RejectedInput as rejected:
+        assert rejected.rule in ("unknown_format", "ambiguous_format")
+    try:
+        assert choose_dataset(None, key, head, REGISTRY, FORMATS) in REGISTRY.values()
+    except RejectedInput as rejected:
+        assert rejected.rule == "unknown_dataset"
+
+
+@QUICK
+@given(content=lines(), size=st.integers(1, 40))
+def test_lines_are_the_same_however_the_file_is_cut_into_blocks(content: bytes, size: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "file")
+        path.write_bytes(content)
+
+        def read(block_bytes: int) -> Sequence[tuple[Any, ...]]:
+            return [row for block in blocks(path, block_bytes) for row in block.lines.iter_rows()]
+
+        at_once = read(2**20)
+        assert [number for number, *_ in at_once] == list(range(1, len(at_once) + 1))
+        assert len(at_once) == content.removesuffix(b"\n").count(b"\n") + 1 if content else not at_once
+        # a BOM is looked for in the first block alone, which is never so small
+        assert content.startswith(b"\xef\xbb\xbf") or read(size) == at_once
+
+
+@QUICK
+@given(
+    content=st.one_of(
+        st.binary(max_size=300),
+        st.binary(min_size=1, max_size=300).map(gzip.compress).flatmap(damaged),
+        st.binary(min_size=1, max_size=300).map(bz2.compress).flatmap(damaged),
+        st.binary(max_size=60).map(lambda b: b"\x28\xb5\x2f\xfd" + b),
+    )
+)
+def test_any_bytes_are_unpacked_or_rejected(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        source, to = Path(name, "source"), Path(name, "to")
+        source.write_bytes(content)
+        for act in (lambda: unpack(source, to, max_ratio=200, max_bytes=2**20), lambda: read_head(source)):
+            try:
+                act()
+            except RejectedInput as rejected:
+                assert rejected.rule in ("empty", "truncated", "unreadable", "zip_bomb")
+
+
+@QUICK
+@given(
+    members=st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=3), packing=st.sampled_from([gzip, bz2])
+)
+def test_what_is_packed_comes_out_as_it_went_in(members: list[bytes], packing: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "source")
+        source.write_bytes(b"".join(packing.compress(member) for member in members))
+        assert unpack(source, Path(name, "to"), max_ratio=200, max_bytes=2**20).read_bytes() == b"".join(members)
+
+
+@QUICK
+@given(size=st.integers(1, 2**20), most=st.integers(1, 2**20))
+def test_more_than_the_limit_is_never_unpacked(size: int, most: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        source, to = Path(name, "source"), Path(name, "to")
+        source.write_bytes(gzip.compress(b"\0" * size, 1))
+        if size <= most:
+            assert unpack(source, to, max_ratio=1e9, max_bytes=most).stat().st_size == size
+            return
+        with pytest.raises(RejectedInput) as rejected:
+            unpack(source, to, max_ratio=1e9, max_bytes=most)
+        assert rejected.value.rule == "zip_bomb"
+        assert to.stat().st_size <= most
+
+
+event = st.fixed_dictionaries(
+    {
+        "timestamp": st.integers(0, 4 * 10**15).map(
+            lambda micros: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+        ),
+        "src_ip": st.from_regex(r"[a-f0-9:.]{2,20}", fullmatch=True),
+        "dst_ip": st.from_regex(r"[a-f0-9:.]{2,20}", fullmatch=True),
+        "bytes": st.integers(-(2**63), 2**63 - 1),
+        "duration": st.none() | st.floats(allow_nan=False, allow_infinity=False, width=64),
+        "protocol": st.sampled_from(["tcp", "udp", "icmp", "esp", "a b", "x,y", 'q"q', "münz"]),
+        "src_port": st.none() | st.integers(-(2**31), 2**31 - 1),
+        "src_packets": st.none() | st.integers(-(2**53) + 1, 2**53 - 1),
+        "label": st.none() | st.sampled_from(["benign", "c&c", "ünüsual", "#hash"]),
+    }
+)
+
+
+@pytest.mark.parametrize("format", ["canonical_csv", "canonical_parquet"])
+@QUICK
+@given(events=st.lists(event, min_size=1, max_size=20), rows_per_part=st.integers(1, 25))
+def test_canonical_rows_come_out_as_they_went_in(format: str, events: list[dict[str, Any]], rows_per_part: int) -> None:
+    schema = {name: dtype for name, dtype in DATASET.schema.items() if name in events[0]}
+    frame = pl.DataFrame(events, schema=schema, orient="row")
+    content = parquet(frame) if format == "canonical_parquet" else frame.write_csv().encode()
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "source")
+        source.write_bytes(content)
+        parsed = parse_file(source, "file", DATASET, None, Path(name, "out"), rows_per_part=rows_per_part)
+        back = pl.concat([pl.read_parquet(part.path) for part in parsed.parts])
+    assert parsed.format == format
+    assert back.select(frame.columns).equals(frame)
+    first = 1 if format == "canonical_parquet" else 2
+    assert back["_line"].to_list() == list(range(first, first + len(events)))
