@@ -77,10 +77,8 @@ class Stack:
     processes: dict[str, Process] = field(default_factory=dict)
     owner: Process | None = None
     """The process that takes the stack down at its end; None where a person does."""
-    notify_exchange: str = "acequia.objects"
-    """Where MinIO tells of new objects."""
-    notify_port: int | None = None
-    """The port by which MinIO reaches RabbitMQ, where it is not RabbitMQ's own: a test stands between them."""
+    minio: dict[str, str] = field(default_factory=dict)
+    """Settings of MinIO's in place of ours: a test may stand between it and its broker."""
 
     def as_json(self) -> dict[str, object]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -94,8 +92,7 @@ class Stack:
             dict(data["passwords"]),  # type: ignore[call-overload]
             {name: Process(**process) for name, process in data["processes"].items()},  # type: ignore[attr-defined]
             Process(**owner) if owner else None,  # type: ignore[arg-type]
-            str(data["notify_exchange"]),
-            data["notify_port"],  # type: ignore[arg-type]
+            dict(data["minio"]),  # type: ignore[call-overload]
         )
 
     @property
@@ -153,8 +150,8 @@ def minio_environment(stack: Stack) -> dict[str, str]:
     for layer in TARGETS:
         target = {
             "ENABLE": "on",
-            "URL": stack.amqp_url_by(stack.notify_port or stack.ports.rabbitmq),
-            "EXCHANGE": stack.notify_exchange,
+            "URL": stack.amqp_url,
+            "EXCHANGE": "acequia.objects",
             "EXCHANGE_TYPE": "topic",
             "ROUTING_KEY": f"object.{layer}",
             "DURABLE": "on",
@@ -163,7 +160,7 @@ def minio_environment(stack: Stack) -> dict[str, str]:
             "PUBLISHING_CONFIRMS": "on",
         }
         environment |= {f"MINIO_NOTIFY_AMQP_{key}_{layer.upper()}": value for key, value in target.items()}
-    return environment
+    return environment | stack.minio
 
 
 def _launch_minio(stack: Stack, parts: Parts) -> None:

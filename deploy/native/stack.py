@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -223,10 +223,11 @@ def bring_up(
     folder: Path | None,
     owner: Process | None = None,
     *,
-    notify_exchange: str = "acequia.objects",
-    notify_port: int | None = None,
+    minio: Callable[[Stack], dict[str, str]] | None = None,
 ) -> Stack:
     """Start all three servers, PostgreSQL beside the others; MinIO last, so that it finds its broker.
+
+    `minio`: settings of MinIO's in place of ours.
 
     On any failure nothing stays behind. PartMissing, StackFailed.
     """
@@ -238,14 +239,9 @@ def bring_up(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)  # PostgreSQL's user has to reach its own folder; state and settings are 0600
-    stack = Stack(
-        folder,
-        free_ports(),
-        {name: new_password() for name in NAMES},
-        owner=owner,
-        notify_exchange=notify_exchange,
-        notify_port=notify_port,
-    )
+    stack = Stack(folder, free_ports(), {name: new_password() for name in NAMES}, owner=owner)
+    if minio is not None:
+        stack.minio = minio(stack)
     _save(stack)
     say("starting RabbitMQ, MinIO and PostgreSQL")
     try:

@@ -23,7 +23,8 @@ KINDS = {
     "request without a key": 0.06,
     "upload": 0.22,
     "same content again": 0.10,
-    "garbage": 0.06,
+    "garbage": 0.04,
+    "large garbage": 0.02,
     "truncated": 0.02,
     "dropped file": 0.18,
 }
@@ -58,7 +59,7 @@ class Source:
 
     @property
     def rejected(self) -> bool:
-        return self.kind in ("garbage", "truncated")
+        return self.kind in ("garbage", "large garbage", "truncated")
 
 
 def draw_sources(seed: int, count: int) -> list[Source]:
@@ -87,6 +88,8 @@ def _draw(rng: Random, seed: int, number: int) -> Source:
             return Source(number, kind, key, same_as=rng.randrange(number))
         case "garbage":
             return Source(number, kind, key, content=b"\xff\xd8\xff\xe0" + rng.randbytes(3000))
+        case "large garbage":  # in parts: what a killed upload leaves of them must go
+            return Source(number, kind, key, content=b"\xff\xd8\xff\xe0" + rng.randbytes(9 << 20))
         case "truncated":
             return Source(number, kind, key, content=gzip.compress(zeek(number, 200, 0), mtime=0)[:-400])
         case "dropped file":
@@ -184,7 +187,9 @@ class Load:
             return client.post(
                 f"{url}/ingestions", json={"dataset": "network_events", "source": drawn}, headers=headers
             )
-        name = {"garbage": "holiday.jpg", "truncated": "conn.log.gz"}.get(source.kind, f"conn-{source.number}.log")
+        name = {"garbage": "holiday.jpg", "large garbage": "film.mp4", "truncated": "conn.log.gz"}.get(
+            source.kind, f"conn-{source.number}.log"
+        )
         params = {"dataset": "network_events"} if source.kind == "truncated" else {}
         return client.put(f"{url}/ingestions/files/{name}", content=source.content, params=params, headers=headers)
 

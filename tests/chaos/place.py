@@ -58,12 +58,7 @@ class Place:
     def start_servers(self) -> None:
         """Blocks. PartMissing where a server cannot be had here."""
         self.parts: Parts = find_parts()
-        self.stack = native.bring_up(
-            None,
-            owner=servers.Process.of(os.getpid()),
-            notify_exchange=EXCHANGE,
-            notify_port=self.proxies["rabbitmq"].port,
-        )
+        self.stack = native.bring_up(None, owner=servers.Process.of(os.getpid()), minio=self._minio_settings)
         for name, proxy in self.proxies.items():
             proxy.target = getattr(self.stack.ports, name)
         direct = self.stack.environment()
@@ -81,6 +76,15 @@ class Place:
             REPLICAS,
         )
         self.mangler = Mangler(self.stack.amqp_url, Random(f"{self._seed} mangler"))
+
+    def _minio_settings(self, stack: servers.Stack) -> dict[str, str]:
+        """It tells the mangler, through the proxy; and what a killed upload left, it removes sooner than in a day."""
+        url = stack.amqp_url_by(self.proxies["rabbitmq"].port)
+        settings = {"MINIO_API_STALE_UPLOADS_EXPIRY": "60s", "MINIO_API_STALE_UPLOADS_CLEANUP_INTERVAL": "10s"}
+        for target in servers.TARGETS:
+            settings[f"MINIO_NOTIFY_AMQP_URL_{target.upper()}"] = url
+            settings[f"MINIO_NOTIFY_AMQP_EXCHANGE_{target.upper()}"] = EXCHANGE
+        return settings
 
     def start_replica(self, name: str) -> None:
         second = ".2" if name.endswith(".2") else ""

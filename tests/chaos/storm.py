@@ -33,6 +33,8 @@ MESSAGE_BYTES = 3000
 READY_SECONDS = 240.0
 SETTLE_SECONDS = 240.0
 TELL_SECONDS = 20.0
+UPLOADS_SECONDS = 90
+"""MinIO ends abandoned uploads after 60 s here."""
 
 
 @dataclass
@@ -264,6 +266,10 @@ class Storm:
         await asyncio.gather(*(self._stop(name) for name in REPLICAS))
         await self.place.mangler.close()
         self.complaints += [f"left behind: {name}" for name in self.place.temporary_files()]
+        for _ in range(UPLOADS_SECONDS):
+            if not self.place.open_uploads():
+                break
+            await asyncio.sleep(1)
         self.complaints += [f"left behind: the upload {name}" for name in self.place.open_uploads()]
         for queue, messages in (await asyncio.to_thread(self.place.queues)).items():
             self.complaints.append(f"{queue} holds {messages} messages after the end")
