@@ -93,7 +93,7 @@ async def test_the_role_at_run_time_may_change_remove_or_empty_nothing(runtime, 
             f"TRUNCATE acequia.{table} CASCADE",
             f"DROP TABLE acequia.{table} CASCADE",
             f"ALTER TABLE acequia.{table} DISABLE TRIGGER ALL",
-            f"CREATE TRIGGER mine BEFORE INSERT ON acequia.{table} EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            f"CREATE TRIGGER mine BEFORE INSERT ON acequia.{table} EXECUTE FUNCTION tsvector_update_trigger()",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(statement)
