@@ -91,6 +91,8 @@ async def installation(
     for name, value in stack.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PG_DATABASE", fresh_database.database)
+    monkeypatch.setenv("PG_USER", fresh_database.user)
+    monkeypatch.setenv("PG_PASSWORD", fresh_database.password.get_secret_value())
     monkeypatch.setenv("ACEQUIA_BUCKET_PREFIX", fresh_prefix)
     table = topology(Buckets(fresh_prefix))
     async with AsyncExitStack() as opened:
@@ -109,7 +111,7 @@ async def installation(
 async def test_nothing_fails_where_all_is_as_it_should_be_and_nothing_of_the_doctors_stays(
     installation, fresh_database
 ):
-    await bring_up_to_date(fresh_database, MigrationSettings())
+    await bring_up_to_date(fresh_database, MigrationSettings(user=""))
     await installation.consume()
     report = await installation.examine()
     assert report.failed() == []
@@ -370,7 +372,7 @@ async def test_a_database_of_another_encoding(installation, fresh_database):
 
 
 async def test_a_role_that_may_change_what_was_recorded(installation, fresh_database):
-    await bring_up_to_date(fresh_database, MigrationSettings())
+    await bring_up_to_date(fresh_database, MigrationSettings(user=""))
     report = await installation.examine()
     report.complains("database role", "may change and remove what was recorded", "PG_MIGRATION_USER", state="warn")
 

@@ -11,9 +11,12 @@ from miniopy_async.credentials import StaticProvider
 from pydantic import SecretStr
 
 from acequia.adapters.minio import MinioStore
+from acequia.adapters.minio_probe import MinioProbe
 from acequia.errors import ConfigurationError
 from acequia.layers import Buckets, Layer
 from acequia.topology import topology
+from acequia_cli.doctor.findings import Chart, State
+from acequia_cli.doctor.store import examine_store
 
 POLICY = Path(__file__).resolve().parents[2] / "deploy" / "minio" / "policy.json"
 
@@ -77,3 +80,26 @@ async def test_the_policy_keeps_its_user_out_of_other_buckets(limited, stack, fr
     finally:
         await owner.close()
         await stranger.close()
+
+
+async def test_the_doctor_needs_no_more_than_the_policy(limited, fresh_prefix):
+    buckets = Buckets(fresh_prefix)
+    table = topology(buckets)
+    chart = Chart()
+    async with await MinioProbe.open(limited, buckets) as store:
+        await store.apply(table)
+        assert len(await examine_store(chart, store, table)) == len(table.notifications)
+    found = {finding.check: finding for finding in chart.findings}
+    assert found.pop("notification targets").state is State.SKIPPED  # it would need a bucket that it can remove
+    assert {finding.state for finding in found.values()} == {State.OK}
+
+
+async def test_the_doctor_tells_a_user_without_rights_of_the_policy(limited, fresh_prefix):
+    others = Buckets(f"x{fresh_prefix}")
+    chart = Chart()
+    async with await MinioProbe.open(limited, others) as store:
+        await examine_store(chart, store, topology(others))
+    [finding] = [finding for finding in chart.findings if finding.check == "store login"]
+    assert finding.state is State.FAIL
+    assert "has not the rights it needs" in finding.said
+    assert "deploy/minio/policy.json" in finding.mend
