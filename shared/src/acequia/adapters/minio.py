@@ -414,7 +414,7 @@ class MinioStore:
             with self._edge(bucket, key):
                 async with asyncio.timeout(_CALL_SECONDS):
                     await self._client._abort_multipart_upload(bucket, key, upload_id)
-        except (AcequiaError, _Missing) as error:
+        except AcequiaError as error:
             log.warning("an upload of %s/%s is left to the bucket's lifecycle rule: %s", bucket, key, error)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -509,6 +509,8 @@ class MinioStore:
     @contextmanager
     def _edge(self, bucket: str, key: str) -> Iterator[None]:
         """The one place where third-party errors become ours. `_Missing` and `_ConditionFailed` are for the caller."""
+        if self._session.closed:
+            raise _trouble("the store is closed", away=True)
         try:
             yield
         except AcequiaError:
@@ -562,9 +564,9 @@ class MinioStore:
         if status < 500 and "X-Amz-Request-Id" not in headers:
             result = self._console() if status == 400 and headers.get("Location") else self._no_s3(f"HTTP {status}")
         elif status == 412 or code == "PreconditionFailed":
-            result = _ConditionFailed(code)
+            result = _ConditionFailed(f"{self._server}: {code}: {message} ({bucket}/{key})", dependency="minio")
         elif code in ("NoSuchKey", "NoSuchUpload") or (status == 404 and code == "NoSuchVersion"):
-            result = _Missing(code)
+            result = _Missing(f"{self._server}: {code}: {message} ({bucket}/{key})", dependency="minio")
         elif code == "NoSuchBucket":
             result = _no_bucket(bucket)
         elif code in _BAD_KEY:
@@ -602,26 +604,24 @@ class MinioStore:
         )
 
 
-class _Missing(Exception):
-    """There is no such object."""
+class _Missing(TransientFailure):
+    """There is no such object, or upload: an answer to some who ask, a trouble to the others."""
 
 
 class _NoBucket(ConfigurationError):
     """The bucket is missing."""
 
 
-class _ConditionFailed(Exception):
-    """If-Match or If-None-Match did not hold."""
+class _ConditionFailed(TransientFailure):
+    """If-Match or If-None-Match did not hold: an answer to who has set one, a trouble to the others."""
 
 
 def _trouble(message: str, *, away: bool = False) -> TransientFailure:
     return TransientFailure(message, dependency="minio", away=away)
 
 
-def _no_bucket(bucket: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"there is no bucket {bucket}: someone removed it; a restart of the service makes it again"
-    )
+def _no_bucket(bucket: str) -> _NoBucket:
+    return _NoBucket(f"there is no bucket {bucket}: someone removed it; a restart of the service makes it again")
 
 
 def _refused_targets(bucket: str, wanted: Sequence[tuple[str, Notification, str]], message: str) -> str:
