@@ -181,6 +181,31 @@ def test_the_command_line_needs_the_ingestors_address_alone(fleet: Fleet, tmp_pa
     assert any(node["uri"] in summary["artifacts"]["raw"] for node in acequia("trace", summary["model"])["nodes"])
 
 
+def test_the_ingestors_address_is_enough_to_prove_that_nothing_is_lost(fleet: Fleet, tmp_path: Path) -> None:
+    def ask(*command: str) -> tuple[int, dict[str, Any]]:
+        arguments = [sys.executable, "-m", "acequia_cli.main", *command, "--url", fleet.url("ingestor"), "--json"]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+        return done.returncode, json.loads(done.stdout)
+
+    fleet.finished(fleet.post(rows=100, seed=5).json()["run_id"])
+    fleet.wait(lambda: ask("verify", "--settled", "--grace", "0")[0] == 0, "it does not settle")
+
+    code, proof = ask("verify", "--settled", "--grace", "0")
+    assert code == 0 and {row["layer"] for row in proof["sums"]} >= {"raw", "silver", "models"}
+    assert proof["audit"]["ok"] and set(proof["queues"].values()) == {0}
+    code, chain = ask("audit", "verify")
+    assert code == 0 and chain["ok"] and chain["records"] > 0
+    assert ask("sweep", "--grace", "0", "--dry-run")[1]["orphans"] == []
+    assert ask("dlq", "list") == (0, {"dead_letters": [], "more": False})
+    code, replayed = ask("replay", "--layer", "raw", "--dataset", "network_events", "--since", "1h", "--dry-run")
+    assert code == 0 and replayed["matched"] == len(replayed["objects"]) > 0
+
+    assert fleet.stop("reconciler") == 0
+    code, away = ask("verify")
+    fleet.start("reconciler")
+    assert code == 1 and "the reconciler does not answer" in away["error"]
+
+
 def test_a_file_by_put_with_bad_rows_adds_up(fleet: Fleet, tmp_path: Path) -> None:
     file = tmp_path / "conn.log"
     file.write_bytes(zeek(200, bad=3))
