@@ -486,6 +486,9 @@ def _gone(stack: Stack, names: tuple[str, ...], seconds: float) -> bool:
         if not running and "postgresql" in names:
             running = any(_is_postgres_of(pid, stack.folder) for pid in _all_processes())
         if not running and not (whole and members(stack.folder)):
+            for name in names:
+                if name in stack.processes:
+                    _reap(stack.processes[name].pid)  # it may have become a zombie just now
             return True
         if time.monotonic() >= deadline:
             return False
