@@ -56,8 +56,9 @@ _VERSION = re.compile(
 _MARK = re.compile(r"^(?P<day>\d{4}-\d\d-\d\d)\.(?P<id>[0-9a-f]{32})$")
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9_-]{1,16}){1,2}$")
 
-_TRY_LATER = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
 _FOR_A_PERSON = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MISTAKES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+"""Of ours or of the caller's: a file to put that is not there. All else the disk says may be otherwise later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class DirectoryStore:
         self._bus = bus
         self._notifications: Sequence[Notification] = ()
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="directory")
+        self._closed = False
 
     @classmethod
     async def open(cls, root: Path, buckets: Buckets, bus: Bus | None = None) -> "DirectoryStore":
@@ -188,6 +190,7 @@ class DirectoryStore:
 
     async def close(self) -> None:
         """Give the folder up. A second call does nothing."""
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         self._folder.release()
 
@@ -218,6 +221,8 @@ class DirectoryStore:
             with _translated():
                 return call(*args, **kwargs)
 
+        if self._closed:
+            raise TransientFailure("the store is closed", dependency="disk", away=True)
         future = asyncio.get_running_loop().run_in_executor(self._threads, translated)
         try:
             return await asyncio.shield(future)
@@ -737,10 +742,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _TRY_LATER:
-            raise TransientFailure(f"the disk: {error}", dependency="disk") from error
         if error.errno in _FOR_A_PERSON:
             raise ConfigurationError(f"the data folder: {error}") from error
         if error.errno == errno.ENAMETOOLONG:
             raise RejectedInput("bad_key", f"a name is too long for this file system: {error.filename}") from error
-        raise
+        if isinstance(error, _MISTAKES):
+            raise
+        raise TransientFailure(f"the disk: {error}", dependency="disk") from error
