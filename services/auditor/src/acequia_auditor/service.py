@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
-from acequia.app import ndjson, problem_responses
+from acequia.app import NDJSON, ndjson, problem_responses
 from acequia.errors import ConfigurationError, TransientFailure
 from acequia.ports import Subscription
 from acequia.runner import Workshop
@@ -27,6 +27,9 @@ from acequia_auditor.settings import AuditorSettings
 from acequia_auditor.verify import verify_chain
 from acequia_auditor.write import AuditWriter
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A JSON document a line", "content": {NDJSON: {"schema": {"type": "object"}}}}
+}
 log = logging.getLogger("acequia")
 
 DEAD_CONCURRENCY = 8
@@ -135,12 +138,12 @@ class AuditorService:
             counts = await rebuild(workshop.store, self._database, workshop.buckets, workshop.registry)
             return asdict(counts)
 
-        @router.get("/audit/verify", responses=problem_responses(503))
+        @router.get("/audit/verify", responses=STREAMED | problem_responses(503), response_class=StreamingResponse)
         async def audit_verify() -> StreamingResponse:
             """Is the audit trail as it was written? Lines of JSON: `progress`, at last `result` (or `problem`)."""
             return ndjson(verify_chain(self._database, self._workshop.store))
 
-        @router.get("/audit/compare", responses=problem_responses(503))
+        @router.get("/audit/compare", responses=STREAMED | problem_responses(503), response_class=StreamingResponse)
         async def audit_compare() -> StreamingResponse:
             """Do store and database tell of the same? Lines of JSON: `progress`, at last `result` (or `problem`)."""
             workshop = self._workshop
