@@ -1,6 +1,9 @@
 """At run time the auditor's role only reads and adds; another role owns the schema and migrates."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from uuid import uuid4
 
 import asyncpg
@@ -13,11 +16,11 @@ from acequia.events import ObjectCreated, to_notification
 from acequia.layers import Layer
 from acequia.ports import Ack, Delivery, Message
 from acequia.runner import Workshop
-from acequia.topology import dead_queue
+from acequia.topology import AUDIT, dead_queue
 from acequia_auditor.act import Desk, WhyDiscarded
 from acequia_auditor.database import Database, open_database
 from acequia_auditor.dead_letters import DeadLetterWriter, State
-from acequia_auditor.migrate import bring_up_to_date
+from acequia_auditor.migrate import bring_up_to_date, migrations
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings, MigrationSettings
 from acequia_auditor.verify import verify_chain
@@ -128,6 +131,63 @@ async def test_a_role_that_may_not_migrate_waits_and_says_what_to_run(runtime, o
         assert await store_records(database, [tale().accepted()]) == 1
     finally:
         await database.close()
+
+
+async def test_an_auditor_that_waits_for_the_migration_says_so_in_ready_and_stores_what_came_meanwhile(
+    runtime, owner, settings, connect, store, bus, buckets, deliver, tale, until
+):
+    connection = await connect(settings)
+    await connection.execute(f"CREATE ROLE {runtime.user} LOGIN PASSWORD 'secret'")
+    await connection.close()
+    database = Database(runtime)
+    service = AuditorService(Workshop(store, bus, buckets, load_registry()), database, AuditorSettings())
+    await service.start()
+    try:
+        with pytest.raises(TransientFailure, match="not migrated"):
+            await service.check()
+        await bus.publish(AUDIT, "accepted", deliver(tale().accepted()).message)
+        await bring_up_to_date(runtime, owner)
+        await until(lambda: service._writer.stored == 1)
+        await service.check()
+    finally:
+        await service.stop(1)
+
+
+def run_once(settings, *arguments, **more):
+    env = {
+        "PATH": os.environ["PATH"],
+        "PG_HOST": settings.host,
+        "PG_PORT": str(settings.port),
+        "PG_DATABASE": settings.database,
+        "PG_USER": settings.user,
+        "PG_PASSWORD": settings.password.get_secret_value(),
+    }
+    command = [sys.executable, "-m", "acequia_auditor", *arguments]
+    return subprocess.run(command, env=env | more, check=False, capture_output=True, text=True)
+
+
+async def test_migrating_is_one_command_that_can_be_given_again(runtime, owner, connect):
+    migration = {
+        "PG_MIGRATION_USER": owner.user,
+        "PG_MIGRATION_PASSWORD": owner.password.get_secret_value(),
+    }
+    for applied in (len(migrations()), 0):
+        done = await asyncio.to_thread(run_once, runtime, "migrate", **migration)
+        assert done.returncode == 0, done.stderr
+        assert f"up to date ({applied} migrations applied); {runtime.user} may read, and add records" in done.stderr
+    connection = await connect(runtime)
+    assert await connection.fetchval("SELECT count(*) FROM acequia.audit_events") == 0
+    await connection.close()
+
+
+async def test_migrating_without_the_settings_it_needs_ends_with_one_line(runtime):
+    nowhere = runtime.model_copy(update={"database": "nowhere"})
+    ended = await asyncio.to_thread(run_once, nowhere, "migrate")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    ended = await asyncio.to_thread(run_once, runtime, "migrate", PG_PORT="many")
+    assert (ended.returncode, "PG_PORT" in ended.stderr) == (2, True)
+    ended = await asyncio.to_thread(run_once, runtime, "migrat")
+    assert (ended.returncode, "usage" in ended.stderr) == (1, True)
 
 
 async def test_a_schema_that_lacks_the_newest_migration_is_waited_for(runtime, owner, settings, connect):
