@@ -1,7 +1,7 @@
 """The doctor on real servers that were set up wrongly, one thing at a time: what it says, and how to mend it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from acequia_cli.doctor.command import Doctor
 
 pytestmark = pytest.mark.stack
 
+Examine = Callable[..., Awaitable["Report"]]
 STAGE_QUEUES = (*(reader.queue for reader in READERS), "acequia.audit")
 
 
@@ -58,8 +59,7 @@ class Installation:
     client: Minio
     channel: aio_pika.abc.AbstractChannel
     consumers: AsyncExitStack
-    patch: pytest.MonkeyPatch
-    capsys: pytest.CaptureFixture[str]
+    examine: Examine
 
     def bucket(self, layer: Layer) -> str:
         return self.table.buckets.of(layer)
@@ -75,25 +75,31 @@ class Installation:
                 subscription = await self.bus.consume(queue, hand_back, concurrency=1)
                 self.consumers.push_async_callback(subscription.close, grace=0)
 
-    async def examine(self, **settings: str) -> Report:
-        """The doctor's report, with some `settings` changed."""
+
+@pytest.fixture
+def examine(stack, fresh_prefix, fresh_database, monkeypatch, capsys) -> Examine:
+    """The doctor's report on the real servers, with some settings changed."""
+    mine = {
+        "PG_DATABASE": fresh_database.database,
+        "PG_USER": fresh_database.user,
+        "PG_PASSWORD": fresh_database.password.get_secret_value(),
+        "ACEQUIA_BUCKET_PREFIX": fresh_prefix,
+    }
+    for name, value in {**stack.env, **mine}.items():
+        monkeypatch.setenv(name, value)
+
+    async def examine(**settings: str) -> Report:
         for name, value in settings.items():
-            self.patch.setenv(name, value)
-        self.capsys.readouterr()
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
         code = await Doctor(Path("nowhere"), patience=3, pause=0.2).run(Output.open(as_json=True))
-        return Report(json.loads(self.capsys.readouterr().out), code)
+        return Report(json.loads(capsys.readouterr().out), code)
+
+    return examine
 
 
 @pytest.fixture
-async def installation(
-    stack, clean_queues, fresh_prefix, fresh_database, monkeypatch, capsys
-) -> AsyncIterator[Installation]:
-    for name, value in stack.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PG_DATABASE", fresh_database.database)
-    monkeypatch.setenv("PG_USER", fresh_database.user)
-    monkeypatch.setenv("PG_PASSWORD", fresh_database.password.get_secret_value())
-    monkeypatch.setenv("ACEQUIA_BUCKET_PREFIX", fresh_prefix)
+async def installation(stack, examine, clean_queues, fresh_prefix) -> AsyncIterator[Installation]:
     table = topology(Buckets(fresh_prefix))
     async with AsyncExitStack() as opened:
         bus = await opened.enter_async_context(await RabbitBus.connect(stack.rabbit))
@@ -105,7 +111,7 @@ async def installation(
         opened.push_async_callback(client.close_session)
         connection = await opened.enter_async_context(await aio_pika.connect(stack.rabbit.url.get_secret_value()))
         consumers = await opened.enter_async_context(AsyncExitStack())
-        yield Installation(table, bus, store, client, await connection.channel(), consumers, monkeypatch, capsys)
+        yield Installation(table, bus, store, client, await connection.channel(), consumers, examine)
 
 
 async def test_nothing_fails_where_all_is_as_it_should_be_and_nothing_of_the_doctors_stays(
@@ -126,37 +132,37 @@ async def test_nothing_fails_where_all_is_as_it_should_be_and_nothing_of_the_doc
 # the store
 
 
-async def test_another_port_than_the_stores(installation):
-    report = await installation.examine(MINIO_ENDPOINT="127.0.0.1:1")
+async def test_another_port_than_the_stores(examine):
+    report = await examine(MINIO_ENDPOINT="127.0.0.1:1")
     report.complains("store address", "nothing listens at MINIO_ENDPOINT=127.0.0.1:1", "set MINIO_ENDPOINT")
     assert report.states("store login", "buckets", "notifications", "events") == ["skipped"] * 4
     assert report.code == 1
 
 
-async def test_the_port_of_the_console(installation, stack):
-    report = await installation.examine(MINIO_ENDPOINT=stack.env["MINIO_CONSOLE"])
+async def test_the_port_of_the_console(examine, stack):
+    report = await examine(MINIO_ENDPOINT=stack.env["MINIO_CONSOLE"])
     report.complains("store address", "is the port of MinIO's console", "the S3 API: 9000")
 
 
-async def test_tls_where_the_store_speaks_none(installation):
-    report = await installation.examine(MINIO_SECURE="true")
+async def test_tls_where_the_store_speaks_none(examine):
+    report = await examine(MINIO_SECURE="true")
     report.complains("store address", "does not speak TLS", "set MINIO_SECURE=false")
 
 
-async def test_the_brokers_port_for_the_store(installation, stack):
+async def test_the_brokers_port_for_the_store(examine, stack):
     broker = URL(stack.rabbit.url.get_secret_value())
-    report = await installation.examine(MINIO_ENDPOINT=f"127.0.0.1:{broker.port}")
+    report = await examine(MINIO_ENDPOINT=f"127.0.0.1:{broker.port}")
     report.complains("store address", "does not answer as an S3 API does", "port 9000 by default")
 
 
-async def test_a_wrong_password_for_the_store(installation):
-    report = await installation.examine(MINIO_SECRET_KEY="not-the-password")
+async def test_a_wrong_password_for_the_store(examine):
+    report = await examine(MINIO_SECRET_KEY="not-the-password")
     report.complains("store login", "MINIO_SECRET_KEY is not its password", "set MINIO_SECRET_KEY to the password")
     assert report.states("store address", "buckets") == ["ok", "skipped"]
 
 
-async def test_a_user_that_the_store_does_not_know(installation):
-    report = await installation.examine(MINIO_ACCESS_KEY="nobody")
+async def test_a_user_that_the_store_does_not_know(examine):
+    report = await examine(MINIO_ACCESS_KEY="nobody")
     report.complains("store login", "knows no user 'nobody'", "set MINIO_ACCESS_KEY to a user of that server")
 
 
@@ -168,8 +174,8 @@ async def test_a_bucket_that_was_removed(installation):
     assert "events of silver" not in report.checks
 
 
-async def test_a_prefix_under_which_there_is_nothing(installation):
-    report = await installation.examine(ACEQUIA_BUCKET_PREFIX="another-prefix")
+async def test_a_prefix_under_which_there_is_nothing(examine):
+    report = await examine(ACEQUIA_BUCKET_PREFIX="another-prefix")
     report.complains("buckets", "no bucket another-prefix-... is there", "set ACEQUIA_BUCKET_PREFIX")
 
 
@@ -195,27 +201,27 @@ async def test_a_target_that_the_server_does_not_have(installation):
 # the broker
 
 
-async def test_another_port_than_the_brokers(installation):
-    report = await installation.examine(RABBITMQ_URL="amqp://acequia:x@127.0.0.1:1/")
+async def test_another_port_than_the_brokers(examine):
+    report = await examine(RABBITMQ_URL="amqp://acequia:x@127.0.0.1:1/")
     report.complains("broker address", "nothing listens at 127.0.0.1:1 of RABBITMQ_URL", "set RABBITMQ_URL")
     assert report.states("broker login", "queues", "consumers", "events") == ["skipped"] * 4
 
 
-async def test_a_port_that_speaks_http_for_the_broker(installation, stack):
-    report = await installation.examine(RABBITMQ_URL=f"amqp://acequia:x@{stack.minio.endpoint}/")
+async def test_a_port_that_speaks_http_for_the_broker(examine, stack):
+    report = await examine(RABBITMQ_URL=f"amqp://acequia:x@{stack.minio.endpoint}/")
     report.complains("broker address", "speaks HTTP", "5672 by default")
 
 
-async def test_a_wrong_password_for_the_broker(installation, stack):
+async def test_a_wrong_password_for_the_broker(examine, stack):
     wrong = URL(stack.rabbit.url.get_secret_value()).with_password("not-the-password")
-    report = await installation.examine(RABBITMQ_URL=str(wrong))
+    report = await examine(RABBITMQ_URL=str(wrong))
     report.complains("broker login", "the user or the password of RABBITMQ_URL is wrong", "rabbitmqctl change_password")
     assert "not-the-password" not in json.dumps(report.checks)
 
 
-async def test_a_virtual_host_that_is_not_there(installation, stack):
+async def test_a_virtual_host_that_is_not_there(examine, stack):
     wrong = URL(stack.rabbit.url.get_secret_value()).with_path("/elsewhere")
-    report = await installation.examine(RABBITMQ_URL=str(wrong))
+    report = await examine(RABBITMQ_URL=str(wrong))
     report.complains("broker login", "does not open the virtual host 'elsewhere'", "rabbitmqctl add_vhost elsewhere")
 
 
@@ -331,24 +337,24 @@ async def test_a_queue_that_gets_long(installation, monkeypatch):
 # the database
 
 
-async def test_another_port_than_the_databases(installation):
-    report = await installation.examine(PG_PORT="1")
+async def test_another_port_than_the_databases(examine):
+    report = await examine(PG_PORT="1")
     report.complains("database", "nothing listens at PG_HOST:PG_PORT=", "set PG_HOST and PG_PORT")
     assert report.states("database encoding", "database schema") == ["skipped"] * 2
 
 
-async def test_a_wrong_password_for_the_database(installation):
-    report = await installation.examine(PG_PASSWORD="not-the-password")
+async def test_a_wrong_password_for_the_database(examine):
+    report = await examine(PG_PASSWORD="not-the-password")
     report.complains("database", "PG_PASSWORD is not its password", "set PG_USER and PG_PASSWORD")
 
 
-async def test_a_database_that_is_not_there(installation):
-    report = await installation.examine(PG_DATABASE="nowhere")
+async def test_a_database_that_is_not_there(examine):
+    report = await examine(PG_DATABASE="nowhere")
     report.complains("database", "has no database 'nowhere'", "CREATE DATABASE nowhere")
 
 
-async def test_a_database_that_was_not_migrated_is_not_migrated_by_the_doctor(installation, fresh_database):
-    report = await installation.examine()
+async def test_a_database_that_was_not_migrated_is_not_migrated_by_the_doctor(examine, fresh_database):
+    report = await examine()
     report.complains("database schema", "lacks 0001_audit.sql", "start the auditor")
     connection = await connect(fresh_database)
     try:
@@ -357,33 +363,33 @@ async def test_a_database_that_was_not_migrated_is_not_migrated_by_the_doctor(in
         await connection.close()
 
 
-async def test_a_database_of_another_encoding(installation, fresh_database):
+async def test_a_database_of_another_encoding(examine, fresh_database):
     name = f"{fresh_database.database}_ascii"
     connection = await connect(fresh_database)
     try:
         await connection.execute(
             f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
         )
-        report = await installation.examine(PG_DATABASE=name)
+        report = await examine(PG_DATABASE=name)
         report.complains("database encoding", "is encoded in SQL_ASCII", "ENCODING 'UTF8'")
     finally:
         await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await connection.close()
 
 
-async def test_a_role_that_may_change_what_was_recorded(installation, fresh_database):
+async def test_a_role_that_may_change_what_was_recorded(examine, fresh_database):
     await bring_up_to_date(fresh_database, MigrationSettings(user=""))
-    report = await installation.examine()
+    report = await examine()
     report.complains("database role", "may change and remove what was recorded", "PG_MIGRATION_USER", state="warn")
 
 
-async def test_a_role_that_may_only_add(installation, fresh_database):
+async def test_a_role_that_may_only_add(examine, fresh_database):
     role = f"r{fresh_database.database}"
     owner = MigrationSettings(user=fresh_database.user, password=fresh_database.password)
     limited = fresh_database.model_copy(update={"user": role})
     await bring_up_to_date(limited, owner)
     try:
-        report = await installation.examine(PG_USER=role)
+        report = await examine(PG_USER=role)
         assert report.states("database schema", "database role") == ["ok", "ok"]
     finally:
         connection = await connect(fresh_database)
