@@ -33,6 +33,12 @@ MESSAGE_BYTES = 3000
 READY_SECONDS = 240.0
 SETTLE_SECONDS = 240.0
 TELL_SECONDS = 20.0
+PROOFS = (
+    ("reconciler", "/verify?settled=true&grace=0"),
+    ("auditor.2", "/audit/verify"),
+    ("auditor", "/audit/compare"),
+)
+"""What Acequia itself says of how it ended."""
 UPLOADS_SECONDS = 90
 """MinIO ends abandoned uploads after 60 s here."""
 
@@ -46,7 +52,8 @@ class Summary:
     observed: Observed
     findings: Findings
     complaints: list[str]
-    """What went wrong beside: answers, exits, things left behind, what Acequia's own proof says."""
+    """What went wrong beside: answers, exits, things left behind, what Acequia's own proofs say."""
+    proofs: dict[str, bool]
     seconds: dict[str, float]
 
     @property
@@ -64,7 +71,7 @@ class Summary:
         return [
             f"seed                 {self.seed}",
             f"faults injected      {disturbed}, and {self.faults.total() - disturbed} notifications mangled",
-            *(f"  {kind:22} {count:5}" for kind, count in sorted(self.faults.items())),
+            *(f"  {kind:30} {count:5}" for kind, count in sorted(self.faults.items())),
             f"accepted             {len(self.sources)}: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()),
             f"answers              202: {self.answers[202]}, 503: {self.answers[503]}, none: {self.answers[0]}",
             f"objects stored       {self.objects}: " + ", ".join(f"{n} {layer}" for layer, n in stored.items()),
@@ -73,6 +80,7 @@ class Summary:
             f"duplicated artifacts {len(self.findings.doubled_artifacts)}",
             f"duplicated outcomes  {len(self.findings.doubled_outcomes)}",
             f"otherwise wrong      {len(self.findings.wrong) + len(self.complaints)}",
+            "own proofs           " + ", ".join(f"{p}: {'ok' if ok else 'NOT OK'}" for p, ok in self.proofs.items()),
             "seconds              " + ", ".join(f"{name}: {took:.0f}" for name, took in self.seconds.items()),
         ]
 
@@ -85,6 +93,7 @@ class Storm:
     """Told how it goes, a line now and then."""
     faults: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
+    proofs: dict[str, bool] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     """Replicas and servers that something is being done to."""
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
@@ -137,7 +146,9 @@ class Storm:
             await self._look_around()
             lap("look")
         faults = self.faults + place.mangler.faults
-        return Summary(self.seed, faults, load.sources, load.answers, observed, findings, self.complaints, took)
+        return Summary(
+            self.seed, faults, load.sources, load.answers, observed, findings, self.complaints, self.proofs, took
+        )
 
     # faults
 
@@ -252,17 +263,12 @@ class Storm:
         """What Acequia's own proofs say; then everything ends, and nothing is left behind."""
         fleet = self.place.fleet
         async with httpx.AsyncClient(timeout=120) as client:
-            for url in (
-                f"{fleet.url('reconciler')}/verify?settled=true&grace=0",
-                f"{fleet.url('auditor')}/audit/verify",
-                f"{fleet.url('auditor')}/audit/compare",
-            ):
-                answer = await client.get(url)
-                if answer.status_code == 404:
-                    continue
+            for service, path in PROOFS:
+                answer = await client.get(fleet.url(service) + path)
                 result = _result(answer.text)
-                if not result.get("ok"):
-                    self.complaints.append(f"{url.rpartition(':')[2]} says {json.dumps(result)[:2000]}")
+                self.proofs[path] = result.get("ok") is True
+                if not self.proofs[path]:
+                    self.complaints.append(f"{path} says {json.dumps(result)[:2000]}")
         await asyncio.gather(*(self._stop(name) for name in REPLICAS))
         await self.place.mangler.close()
         self.complaints += [f"left behind: {name}" for name in self.place.temporary_files()]
