@@ -127,6 +127,21 @@ def test_the_environment_comes_before_the_file(tmp_path: Path, monkeypatch: pyte
     assert "nothing listens at 127.0.0.1:2" in result.stdout
 
 
+@pytest.mark.usefixtures("without_settings")
+def test_addresses_that_can_not_be_read_say_how_they_are_written(tmp_path: Path):
+    file = tmp_path / "some.env"
+    file.write_text(
+        "RABBITMQ_URL='amqp://acequia:pa#ss@broker:5672/'\nMINIO_ENDPOINT=http://store:9000\nMINIO_ACCESS_KEY=a\n"
+        "MINIO_SECRET_KEY=b\n"
+    )
+    result = acequia("doctor", "--env-file", file, "--json")
+    found = {f["check"]: f for f in json.loads(result.stdout)["checks"]}
+    assert found["broker address"]["state"] == found["store address"]["state"] == "fail"
+    assert "`#` is %23" in found["broker address"]["mend"]
+    assert "without http://" in found["store address"]["said"]
+    assert found["queues"]["state"] == found["buckets"]["state"] == "skipped"
+
+
 def test_an_env_file_that_is_not_there_is_wrong_use(tmp_path: Path):
     result = acequia("doctor", "--env-file", tmp_path / "none")
     assert result.exit_code == 2

@@ -34,7 +34,11 @@ SIGN_OF_LIFE = timedelta(seconds=60)
 DEAD_LETTER_SECONDS = 10.0
 
 START_BROKER = "start RabbitMQ, or set RABBITMQ_URL to its address as this machine reaches it"
-AGAIN = "see that the broker stays up, and run the doctor again"
+AGAIN = "see that the broker stays up and has disk and memory left (`rabbitmqctl status` shows alarms), and run the doctor again"
+URL_WANTED = (
+    "set RABBITMQ_URL to amqp://user:password@host:5672/vhost, with user and password percent-encoded (`/` is %2F, "
+    "`#` is %23, `@` is %40)"
+)
 START_A_SERVICE = "start a service, or start one anew: each declares all of it (`docker compose restart ingestor`)"
 
 
@@ -123,7 +127,9 @@ async def _examine_queues(chart: Chart, bus: RabbitProbe, table: Topology) -> No
                 + "; start the services: they make it anew. ACEQUIA_RETRY_DELAYS must be the same everywhere",
             )
         elif missing:
-            chart.fail(QUEUES, tell_missing(missing, len(wanted)), START_A_SERVICE)
+            rungs = any(".retry." in name for name in missing) and len(missing) < len(wanted)
+            more = "; ACEQUIA_RETRY_DELAYS must be the same here and at every service" if rungs else ""
+            chart.fail(QUEUES, tell_missing(missing, len(wanted)), START_A_SERVICE + more)
         else:
             chart.ok(QUEUES, f"all {len(wanted)} are there, with their arguments")
 

@@ -89,13 +89,17 @@ class Doctor:
         async with AsyncExitStack() as stack:
             bus = there = None
             if rabbit is not None:
-                with chart.examining(broker.ADDRESS, broker.START_BROKER):
+                with chart.examining(broker.ADDRESS, broker.URL_WANTED):
                     bus = await stack.enter_async_context(RabbitProbe(rabbit, timeout=5))
-            if bus is None or not await broker.examine_broker(chart, bus, table):
-                bus = None
+                if bus is None:
+                    chart.skip((broker.LOGIN, *broker.AFTER_LOGIN), f"{broker.ADDRESS} failed")
+                elif not await broker.examine_broker(chart, bus, table):
+                    bus = None
             if minio is not None:
                 with chart.examining(store.ADDRESS, store.START_MINIO):
                     there = await stack.enter_async_context(await MinioProbe.open(minio, settings.buckets))
+                if there is None:
+                    chart.skip(store.AFTER_ADDRESS, f"{store.ADDRESS} failed")
             right = await store.examine_store(chart, there, table) if there is not None else ()
             if there is None or bus is None or chart.failed(broker.EXCHANGES) or not right:
                 chart.skip((events.EVENTS,), "there is no broker, or no store, or no bucket that would tell")

@@ -15,6 +15,7 @@ TARGETS, NOTIFICATIONS = "notification targets", "notifications"
 AFTER_ADDRESS = (CLOCK, LOGIN, BUCKETS, WRITES, TARGETS, NOTIFICATIONS)
 
 START_MINIO = "start the store, or set MINIO_ENDPOINT to host:port of its S3 API as this machine reaches it"
+LOOK_AFTER_STORE = "see that the store stays up and has space left on its disk, and run the doctor again"
 START_A_SERVICE = (
     "start a service, or start one anew: each makes all of it at its start (`docker compose restart ingestor`)"
 )
@@ -62,7 +63,7 @@ def _tell_buckets(chart: Chart, table: Topology, missing: Sequence[Layer]) -> No
 async def _examine_writes(chart: Chart, store: MinioProbe) -> None:
     """A canary is created, created again (which must be refused), read and removed."""
     key = f"{CANARY_PREFIX}{uuid4().hex}.json"
-    with chart.examining(WRITES, START_MINIO):
+    with chart.examining(WRITES, LOOK_AFTER_STORE):
         try:
             await store.create(Layer.LEDGER, key, b"1", metadata={}, content_type="application/json")
             again = await store.create(Layer.LEDGER, key, b"2", metadata={}, content_type="application/json")
@@ -80,7 +81,7 @@ async def _examine_writes(chart: Chart, store: MinioProbe) -> None:
 
 
 async def _examine_targets(chart: Chart, store: MinioProbe, table: Topology) -> None:
-    with chart.examining(TARGETS, START_MINIO):
+    with chart.examining(TARGETS, LOOK_AFTER_STORE):
         unknown = await store.unknown_targets(table.notifications)
         if unknown is None:
             chart.skip((TARGETS,), "this user may not remove buckets, so no temporary one is made to try them on")
@@ -101,7 +102,7 @@ async def _examine_notifications(
 ) -> Sequence[Notification]:
     right: list[Notification] = []
     wrong: list[str] = []
-    with chart.examining(NOTIFICATIONS, START_MINIO):
+    with chart.examining(NOTIFICATIONS, LOOK_AFTER_STORE):
         for notification in table.notifications:
             bucket = table.buckets.of(notification.layer)
             if notification.layer in missing:
