@@ -318,7 +318,7 @@ def main() -> int:
             return 2
         rows[f"MinIO, {options.minio:,}"] = asyncio.run(on_minio(options.minio))
     elif options.made_up:
-        store = MadeUpStore(options.made_up, landing=options.made_up, lost=100)
+        store = MadeUpStore(options.made_up, landing=options.made_up // 10, lost=100)
         rows["made up"] = asyncio.run(measure(store, store.buckets, lost=len(store.lost)))
         if options.json:
             print(json.dumps(rows["made up"]))
