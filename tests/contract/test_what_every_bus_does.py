@@ -192,6 +192,18 @@ async def test_dead_moves_a_message_at_once_with_its_traceback(buses, inbox):
     assert headers["acequia-attempt"] == "1"
 
 
+async def test_a_bug_that_ends_dead_after_the_last_rung_keeps_its_traceback(buses, inbox):
+    bus = await buses.open(retry_delays=(1,))
+    box, dead = inbox(lambda _: Retry("ValueError: a bug", "Traceback: line 1")), inbox()
+    await bus.consume(buses.work, box, concurrency=1)
+    await bus.consume(buses.dead, dead, concurrency=1)
+    await bus.publish(buses.exchange, "work.one", Message(body=b"x"))
+    (letter,) = await dead.holds(1)
+    assert [d.attempt for d in box.deliveries] == [1, 2]
+    headers = letter.message.headers
+    assert (headers["acequia-error"], headers["acequia-traceback"]) == ("ValueError: a bug", "Traceback: line 1")
+
+
 async def test_a_stage_without_rungs_sends_a_retry_to_the_dead_letters(buses, inbox):
     bus = await buses.open(retry_delays=())
     box, dead = inbox(lambda _: Retry(reason="again")), inbox()

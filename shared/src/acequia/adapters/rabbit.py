@@ -594,9 +594,7 @@ class RabbitSubscription:
                 await self._bus.climb(delivery, queue)
             case Retry() | Dead() if queue.dead is None:
                 raise _Return(after=RETRY_WITHOUT_LADDER)
-            case Retry(reason=reason):
-                await self._bus.bury(delivery, queue, reason, "")
-            case Dead(reason=reason, traceback=traceback):
+            case Retry(reason=reason, traceback=traceback) | Dead(reason=reason, traceback=traceback):
                 await self._bus.bury(delivery, queue, reason, traceback)
 
     async def _return(self, incoming: AbstractIncomingMessage, *, after: float) -> None:

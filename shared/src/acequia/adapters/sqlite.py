@@ -39,6 +39,8 @@ RETRY_WITHOUT_LADDER = 5.0
 """Seconds until a message comes again from a queue that has neither rungs nor a dead-letter queue."""
 HAND_BACK_PAUSE = 0.2
 """Seconds until a message that was handed back comes again: a handler in trouble shall not spin."""
+TROUBLE_PAUSE = 1.0
+"""Seconds until a consumer asks again of a file that failed."""
 
 ATTEMPT = "acequia-attempt"
 ERROR = "acequia-error"
@@ -461,8 +463,7 @@ class SqliteBus:
                 connection.execute("DELETE FROM messages WHERE id = ?", (taken.id,))
             case HandBack():
                 return self._return(connection, taken.id, after=after)
-            case Retry(reason=reason) | Dead(reason=reason):
-                traceback = settlement.traceback if isinstance(settlement, Dead) else ""
+            case Retry(reason=reason, traceback=traceback) | Dead(reason=reason, traceback=traceback):
                 if isinstance(settlement, Retry) and delivery.attempt <= len(queue.retry_delays):
                     delay = queue.retry_delays[delivery.attempt - 1]
                     return self._wait(
@@ -592,11 +593,9 @@ class _Subscription:
                 try:
                     async with self._hand_out:
                         more = await self._take()
-                except TransientFailure as failure:
+                except (TransientFailure, ConfigurationError) as failure:
                     log.warning("no messages of %s for a moment: %s", self.queue, failure)
-                    if failure.away:
-                        return  # closed
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(TROUBLE_PAUSE)
                     continue
                 if not more:
                     break
@@ -628,7 +627,17 @@ class _Subscription:
         except Exception:
             log.exception("a handler of %s raised; the message is handed back", self.queue)
         after = 0 if self._closing else HAND_BACK_PAUSE
-        due = await self._bus._writer.do(lambda connection: self._bus._settle(connection, taken, settlement, after))
+        while True:
+            try:
+                due = await self._bus._writer.do(
+                    lambda connection: self._bus._settle(connection, taken, settlement, after)
+                )
+                break
+            except (TransientFailure, ConfigurationError) as failure:
+                if self._closing:
+                    raise
+                log.warning("a message of %s is settled in a moment: %s", self.queue, failure)
+                await asyncio.sleep(TROUBLE_PAUSE)
         if due is not None:
             self._bus._set_alarm(due)
         elif not isinstance(settlement, Ack):
