@@ -34,7 +34,10 @@ SIGN_OF_LIFE = timedelta(seconds=60)
 DEAD_LETTER_SECONDS = 10.0
 
 START_BROKER = "start RabbitMQ, or set RABBITMQ_URL to its address as this machine reaches it"
-AGAIN = "see that the broker stays up and has disk and memory left (`rabbitmqctl status` shows alarms), and run the doctor again"
+AGAIN = (
+    "see that the broker stays up and has disk and memory left (`rabbitmqctl status` shows alarms), and run the doctor "
+    "again"
+)
 URL_WANTED = (
     "set RABBITMQ_URL to amqp://user:password@host:5672/vhost, with user and password percent-encoded (`/` is %2F, "
     "`#` is %23, `@` is %40)"
