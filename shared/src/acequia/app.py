@@ -146,11 +146,13 @@ class BodyLimit:
 
 def make_app(title: str, *, max_body_bytes: int = 65_536) -> FastAPI:
     """A FastAPI app whose every error is problem+json, and whose JSON bodies are bounded."""
-    app = FastAPI(title=title, version="0.1.0")
+    app = FastAPI(title=title, version="0.1.0", responses=problem_responses(422))
     app.add_middleware(BodyLimit, most=max_body_bytes)
 
     @app.exception_handler(HTTPException)
     async def http_problem(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that is no text, or nested too deep
+            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid request", f"body: {error.detail}").response()
         return _http_problem(error)
 
     @app.exception_handler(RequestValidationError)
@@ -483,7 +485,7 @@ def configure_logging(level: str) -> None:
     )
     for noisy in ("httpx", "httpcore", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for told_by_us in ("aio_pika", "aiormq"):  # each failed attempt to connect, with a traceback
+    for told_by_us in ("aio_pika", "aiormq", "asyncpg"):  # each failed attempt to connect, with a traceback
         logging.getLogger(told_by_us).setLevel(logging.CRITICAL)
 
 
