@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -17,8 +18,9 @@ from chaos.load import Load, Source, draw_sources
 from chaos.place import PREFIX, REPLICAS, Place
 
 KINDS = {
-    "service killed": 40,
+    "service killed": 36,
     "service stopped": 8,
+    "service frozen": 8,
     "server killed": 6,
     "server stopped": 6,
     "connections cut": 14,
@@ -27,6 +29,9 @@ KINDS = {
 }
 """Weights."""
 OUTAGE_SECONDS = 1.0, 8.0
+FREEZE_SECONDS = 5.0, 28.0
+"""Longer than a plan's start may be silent (`ACEQUIA_PLAN_STALE_AFTER`), and than two heartbeats of the broker: its work
+is taken over, and then two have it."""
 STALL_SECONDS = 1.0, 8.0
 MESSAGE_BYTES = 3000
 """A connection is cut somewhere within its next bytes, this many at most."""
@@ -175,10 +180,13 @@ class Storm:
         replica, server = rng.choice(REPLICAS), rng.choice(sorted(self.place.proxies))
         proxy = self.place.proxies[server]
         away, gap, stall = rng.uniform(*OUTAGE_SECONDS), rng.uniform(0, 3), rng.uniform(*STALL_SECONDS)
+        frozen = rng.uniform(*FREEZE_SECONDS)
         match kind:
             case "service killed" | "service stopped":
                 act = self._kill_replica if kind == "service killed" else self._stop_replica
                 return self._once(kind, replica, lambda: act(replica, gap))
+            case "service frozen":
+                return self._once(kind, replica, lambda: self._freeze(replica, frozen))
             case "server killed" | "server stopped":
                 if any(name in self._busy for name in self.place.proxies):
                     return None
@@ -209,6 +217,14 @@ class Storm:
         await asyncio.to_thread(self.place.fleet.kill, name)
         await asyncio.sleep(away)
         self.place.start_replica(name)
+
+    async def _freeze(self, name: str, seconds: float) -> None:
+        process = self.place.fleet.processes[name]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     async def _stop_replica(self, name: str, away: float) -> None:
         # while it still imports, SIGTERM ends it as it ends any process
