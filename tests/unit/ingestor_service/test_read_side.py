@@ -103,7 +103,8 @@ async def test_a_neighbour_that_goes_away_in_the_middle_of_its_answer_ends_it_wi
 
     client = ingestor(gone, lambda _: httpx.Response(200, headers=LINES, stream=Lines(fail)))
 
-    last = (await client.get("/verify")).text.splitlines()[-1]
+    async with asyncio.timeout(10):
+        last = (await client.get("/verify")).text.splitlines()[-1]
 
     assert json.loads(last)["problem"]["status"] == 503
     assert "the reconciler went away" in json.loads(last)["problem"]["detail"]
@@ -113,10 +114,9 @@ async def test_who_stops_listening_stops_the_neighbours_work():
     lines = Lines(asyncio.Event().wait)
     client = ingestor(gone, lambda _: httpx.Response(200, headers=LINES, stream=lines))
 
-    async with client.stream("GET", "/verify") as answer:
-        await anext(answer.aiter_lines())
-
     async with asyncio.timeout(10):
+        async with client.stream("GET", "/verify") as answer:
+            await anext(answer.aiter_lines())
         await lines.closed.wait()
 
 
