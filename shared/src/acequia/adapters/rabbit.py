@@ -172,7 +172,7 @@ class RabbitBus:
                             async with asyncio.timeout(self._timeout):
                                 await declaration(channel)
                             declaration = next(remaining, None)
-            except (ConfigurationError, _NotThere) as problem:
+            except ConfigurationError as problem:
                 problems.append(str(problem))
                 declaration = next(remaining, None)
         if problems:
@@ -245,7 +245,7 @@ class RabbitBus:
             with self.edge():
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await connection.close()
-        except (AcequiaError, _NotThere) as error:
+        except AcequiaError as error:
             log.debug("closing the connection to RabbitMQ: %s", error)
 
     async def channel(self, *, confirms: bool) -> AbstractChannel:
@@ -270,7 +270,7 @@ class RabbitBus:
         """The one place where third-party errors become ours. `_NotThere` is for the caller."""
         try:
             yield
-        except (AcequiaError, _NotThere):
+        except AcequiaError:
             raise
         except asyncio.CancelledError:
             # the client library cancels whoever waits on a lost connection: only a cancel meant for us is one
@@ -467,7 +467,7 @@ class RabbitSubscription:
             try:
                 await self._attend()
                 pause = _PAUSE
-            except (AcequiaError, _NotThere) as error:
+            except AcequiaError as error:
                 level = logging.WARNING if pause == _PAUSE else logging.DEBUG  # once for each interruption
                 log.log(level, "consuming %s is interrupted: %s", self._queue.name, error)
                 self._disturbed.set()
@@ -524,7 +524,7 @@ class RabbitSubscription:
             with self._bus.edge():
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await act
-        except (AcequiaError, _NotThere) as error:
+        except AcequiaError as error:
             log.debug("%s: %s", self._queue.name, error)
 
     def _on_disturbance(self, *_: object) -> None:
@@ -558,7 +558,7 @@ class RabbitSubscription:
                 settlement = HandBack()
         try:
             await self._settle(channel, incoming, delivery, settlement)
-        except (AcequiaError, _NotThere) as error:
+        except AcequiaError as error:
             log.debug("the settlement of a message of %s is dropped, it comes again: %s", self._queue.name, error)
 
     async def _settle(
@@ -606,8 +606,8 @@ class RabbitSubscription:
                 await incoming.nack(requeue=True)
 
 
-class _NotThere(Exception):
-    """The broker has no such queue or exchange, or no queue takes the message."""
+class _NotThere(ConfigurationError):
+    """The broker has no such queue or exchange, or no queue takes the message: some who ask know what to do then."""
 
 
 class _Return(Exception):
