@@ -52,7 +52,7 @@ def examine(data, monkeypatch, capsys) -> Examine:
 async def test_where_there_is_no_installation_all_is_tried_and_nothing_stays(examine, data):
     code, found = await examine()
     assert code == 0
-    assert {found[name]["state"] for name in ("versions", "folder", "owner", "canary", "postgresql")} == {"ok"}
+    assert {found[name]["state"] for name in ("versions", "folder", "installation", "canary", "postgresql")} == {"ok"}
     assert list(data.parent.iterdir()) == []
 
 
@@ -80,10 +80,20 @@ async def test_a_folder_that_another_process_works_in(examine, data):
     finally:
         await bus.close()
     assert code == 1
-    assert found["owner"]["state"] == "fail"
-    assert "in use by another process" in found["owner"]["said"]
-    assert "--data" in found["owner"]["mend"]
+    assert found["installation"]["state"] == "fail"
+    assert "in use by another process" in found["installation"]["said"]
+    assert "--data" in found["installation"]["mend"]
     assert found["canary"]["state"] == found["postgresql"]["state"] == "skipped"
+
+
+@pytest.mark.parametrize(("name", "told"), [("bus.sqlite", "file is not a database"), ("store", "File exists")])
+async def test_a_folder_with_something_else_in_it(examine, data, name, told):
+    data.mkdir()
+    (data / name).write_bytes(b"neither a database nor a folder" * 1000)
+    code, found = await examine()
+    assert code == 1
+    assert told in found["installation"]["said"]
+    assert "move the file away" in found["installation"]["mend"]
 
 
 async def test_a_postgresql_that_does_not_start_is_told_with_its_log(examine, data):

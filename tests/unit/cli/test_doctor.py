@@ -142,6 +142,19 @@ def test_addresses_that_can_not_be_read_say_how_they_are_written(tmp_path: Path)
     assert found["queues"]["state"] == found["buckets"]["state"] == "skipped"
 
 
+@pytest.mark.usefixtures("without_settings")
+def test_with_an_address_alone_the_services_there_are_asked_and_no_folder():
+    result = acequia("doctor", "--url", "http://127.0.0.1:1", "--json")
+    assert result.exit_code == 1
+    found = {f["check"]: f["state"] for f in json.loads(result.stdout)["checks"]}
+    assert found == {
+        "temporary folder": "ok",
+        "ingestor": "fail",
+        "auditor": "skipped",
+        "reconciler": "skipped",
+    }
+
+
 def test_an_env_file_that_is_not_there_is_wrong_use(tmp_path: Path):
     result = acequia("doctor", "--env-file", tmp_path / "none")
     assert result.exit_code == 2

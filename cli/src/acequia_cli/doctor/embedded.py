@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
-from acequia.errors import ConfigurationError
+from acequia.errors import AcequiaError, ConfigurationError
 from acequia.layers import CANARY_PREFIX, Layer
 from acequia.settings import AcequiaSettings
 from acequia.topology import READERS, topology
@@ -22,7 +22,7 @@ from acequia_cli.doctor.services import examine_services
 from acequia_cli.owner import owner_url
 from acequia_cli.postgres import EmbeddedPostgres
 
-FOLDER, OWNER, VERSIONS = "folder", "owner", "versions"
+FOLDER, OPENS, VERSIONS = "folder", "installation", "versions"
 POSTGRES, CANARY = "postgresql", "canary"
 PACKAGES = ("cli", "ingestor", "transformer", "trainer", "evaluator", "auditor", "reconciler")
 
@@ -34,16 +34,16 @@ async def examine_embedded(chart: Chart, data: Path, settings: AcequiaSettings) 
     above = next(folder for folder in (data, *data.absolute().parents) if folder.is_dir())
     examine_folder(chart, FOLDER, above, "--data")
     if chart.failed(FOLDER):
-        chart.skip((OWNER, POSTGRES, CANARY), f"{FOLDER} failed")
+        chart.skip((OPENS, POSTGRES, CANARY), f"{FOLDER} failed")
         return
     if not there:
-        chart.ok(OWNER, f"there is no installation in {data} yet: what follows is tried in a folder that goes again")
+        chart.ok(OPENS, f"there is no installation in {data} yet: what follows is tried in a folder that goes again")
         with tempfile.TemporaryDirectory(prefix=".acequia-doctor-", dir=above) as name:
             Path(name).chmod(0o711)  # started by root, PostgreSQL runs as a user of its own, which has to get in
             await _examine_inside(chart, Path(name) / "data", settings)
         return
     if (url := await asyncio.to_thread(owner_url, data)) is not None:
-        chart.ok(OWNER, f"`acequia up` serves it at {url}: its parts are asked there")
+        chart.ok(OPENS, f"`acequia up` serves it at {url}: its parts are asked there")
         await examine_services(chart, url)
         chart.skip((POSTGRES, CANARY), f"the process at {url} owns the folder")
         return
@@ -70,16 +70,17 @@ async def _examine_inside(chart: Chart, data: Path, settings: AcequiaSettings) -
     try:
         async with _owning(data, settings) as (store, bus):
             if not fresh:
-                chart.ok(OWNER, f"nobody else works in {data}")
+                chart.ok(OPENS, f"nobody else works in {data}")
             await _examine_canary(chart, store, bus, settings)
             await _examine_postgres(chart, data, fresh=fresh)
-    except ConfigurationError as error:
+    except (AcequiaError, OSError) as error:
         chart.fail(
-            OWNER,
+            OPENS,
             str(error),
-            "wait for that process or end it (SIGTERM); or name another folder with --data",
+            "wait for the process that has it, or end it (SIGTERM), or name another folder with --data; if a file in it "
+            "is broken, move the file away: what waited in bus.sqlite is found again by the sweep of the next start",
         )
-        chart.skip((CANARY, POSTGRES), f"{OWNER} failed")
+        chart.skip((CANARY, POSTGRES), f"{OPENS} failed")
 
 
 @asynccontextmanager
@@ -129,6 +130,8 @@ async def _examine_postgres(chart: Chart, data: Path, *, fresh: bool) -> None:
         try:
             settings = await asyncio.to_thread(server.start)
             look = await look_at_database(settings)
+        except OSError as error:
+            raise ConfigurationError(f"the embedded PostgreSQL can't be started: {error}") from error
         finally:
             await asyncio.to_thread(server.stop)
         state = "empty" if look.missing_migrations else "migrated"
