@@ -77,8 +77,8 @@ async def _examine_inside(chart: Chart, data: Path, settings: AcequiaSettings) -
         chart.fail(
             OPENS,
             str(error),
-            "wait for the process that has it, or end it (SIGTERM), or name another folder with --data; if a file in it "
-            "is broken, move the file away: what waited in bus.sqlite is found again by the sweep of the next start",
+            "wait for the process that has it, or end it (SIGTERM), or name another folder with --data; if a file in "
+            "it is broken, move the file away: what waited in bus.sqlite is found again by the sweep of the next start",
         )
         chart.skip((CANARY, POSTGRES), f"{OPENS} failed")
 
