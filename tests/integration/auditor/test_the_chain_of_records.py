@@ -256,7 +256,7 @@ async def test_a_chain_that_names_less_than_was_anchored_is_told(database, setti
 # several auditors
 
 
-async def test_two_auditors_at_once_write_one_chain_without_gaps(settings, store, buckets, bus, deliver, tale):
+async def test_two_auditors_at_once_write_one_chain_without_gaps(settings, store, buckets, bus, deliver, tale, caplog):
     databases = [await open_database(settings) for _ in range(2)]
     writers = [AuditWriter(d, batch=7) for d in databases]
     services = [AuditorService(Workshop(store, bus, buckets, load_registry()), d, AuditorSettings()) for d in databases]
@@ -278,6 +278,7 @@ async def test_two_auditors_at_once_write_one_chain_without_gaps(settings, store
         assert (result["ok"], result["problems"]) == (True, [])
         assert (result["records"], result["head"]["seq"]) == (300, 300)
         assert min(w.stored for w in writers) > 0
+        assert not [r for r in caplog.records if "wait" in r.message]  # each batch went in at its first attempt
     finally:
         anchoring.cancel()
         for writer, database in zip(writers, databases, strict=True):
@@ -340,6 +341,23 @@ async def test_the_head_is_anchored_where_it_moved_and_at_a_clean_stop(settings,
         chain = (await read_head(connection)).chain
     assert (await anchors())[-1] == anchor_key(chain, 3)
     await database.close()
+
+
+async def test_a_store_that_hangs_does_not_keep_the_auditor_from_stopping(
+    settings, store, bus, buckets, tale, monkeypatch
+):
+    from acequia_auditor import service as module
+
+    async def hang(*_, **__):
+        await asyncio.Event().wait()
+
+    database = Database(settings)
+    service = AuditorService(Workshop(store, bus, buckets, load_registry()), database, AuditorSettings())
+    await service.start()
+    await store_records(database, [tale().accepted()])
+    monkeypatch.setattr(module, "LAST_ANCHOR_SECONDS", 0.05)
+    monkeypatch.setattr(DirectoryStore, "create", hang)
+    await service.stop(5)
 
 
 async def test_a_store_that_is_away_stops_no_record_and_is_anchored_later(database, store, auditor, tale, monkeypatch):

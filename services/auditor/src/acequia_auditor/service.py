@@ -33,6 +33,8 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 log = logging.getLogger("acequia")
 
 DEAD_CONCURRENCY = 8
+LAST_ANCHOR_SECONDS = 5.0
+"""A stop waits no longer for the store to take the last anchor: the next start's is as good."""
 
 
 class AuditorService:
@@ -85,7 +87,11 @@ class AuditorService:
         await asyncio.gather(*(subscription.close(grace=grace) for subscription in self._subscriptions))
         await asyncio.gather(self._writer.close(), self._dead_letters.close())
         if self._database.ready:
-            await self._try_to_anchor()
+            try:
+                async with asyncio.timeout(LAST_ANCHOR_SECONDS):
+                    await self._try_to_anchor()
+            except TimeoutError:
+                log.warning("auditor: the audit chain is not anchored at the stop: the store does not answer")
         await self._database.close()
 
     async def check(self) -> None:
