@@ -150,7 +150,7 @@ class Database:
         if pool is not None:
             try:
                 await asyncio.wait_for(pool.close(), timeout=5)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except ASYNCPG_ERRORS as error:
                 log.info("the pool was not closed in good order: %s", error)
                 pool.terminate()
 
