@@ -201,22 +201,30 @@ async def test_a_sweep_cut_off_by_too_many_orphans_goes_on_where_it_stopped(
     assert found == [data_key(made) for made in every]
 
 
-async def test_a_full_sweep_that_was_cut_off_is_not_taken_for_one(
+async def test_what_a_full_sweep_that_was_cut_off_did_not_come_to_the_next_ones_look_at(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweeper = Sweeper(workshop, TABLE)
-    assert await sweeper.full_at() is None
-    for number in range(3):
-        await ingested(workshop, 3, number, silver=False)
-    with monkeypatch.context() as few:
-        few.setattr(module, "MOST_ORPHANS", 10)
-        await orphans(workshop, sweeper, full=True)
-    assert await sweeper.full_at() is None
-    before = utc_now()
+    await planned(workshop, 1, 4, await ingested(workshop, 5))
     await orphans(workshop, sweeper, full=True)
-    full_at = await sweeper.full_at()
-    assert full_at is not None
-    assert full_at >= before
+    await ingested(workshop, 30, 2, silver=False)  # behind the mark
+    others = [Stem("another", NOW - 40 * HOUR, f"{number:016x}", 1) for number in range(3)]
+    for other in others:
+        await workshop.store.put(Layer.RAW, data_key(other), b"r", metadata={}, content_type="x/y")
+    monkeypatch.setattr(module, "MOST_ORPHANS", 10)  # two for each reader
+    assert await orphans(workshop, sweeper, full=True) == [data_key(other) for other in others[:2]]
+    for other in others:
+        await workshop.store.put(Layer.SILVER, data_key(other, VARIANT), b"s", metadata={}, content_type="x/y")
+    assert await orphans(workshop, sweeper, full=False) == [data_key(stem(30, 2))]
+
+
+async def test_the_timer_looks_at_everything_where_that_was_long_ago(workshop: Workshop) -> None:
+    await planned(workshop, 1, 4, await ingested(workshop, 5))
+    seldom, always = Sweeper(workshop, TABLE), Sweeper(workshop, TABLE, full_every=0.0)
+    await orphans(workshop, seldom, full=False)  # the first
+    await ingested(workshop, 30, 2, silver=False)
+    assert await orphans(workshop, seldom, full=False) == []
+    assert await orphans(workshop, always, full=False) == [data_key(stem(30, 2))]
 
 
 async def test_a_reader_that_could_not_be_looked_at_moves_no_mark(workshop: Workshop) -> None:

@@ -47,6 +47,8 @@ IN_FLIGHT = timedelta(hours=1)
 """What is younger may lie in its reader's queues, while these hold messages."""
 LOOKS = 32
 """Look-ups at once."""
+MOST_WAITING = 1000
+"""Findings that wait for such look-ups, so that they stay in order."""
 MOST_LOOKS = 10_000
 """So many orphans of a reader are looked at once more, by HEAD; beyond that the listings have the word."""
 _COMMAND = re.compile(r"^commands/([0-9a-f-]{36})\.json$")
@@ -575,27 +577,35 @@ class Census:
     # once more
 
     async def _looked_at(self, findings: AsyncIterator[Finding]) -> AsyncGenerator[Finding]:
-        """The same, but of an orphan what HEADs say: listings take time, and work goes on meanwhile."""
-        batch: list[Finding] = []
+        """The same in the same order, but of an orphan what HEADs say: listings take time, and work goes on."""
+        waiting: list[Finding] = []
+        asked: list[Finding] = []
         looks = 0
         async for finding in findings:
-            if finding.fate is not Fate.ORPHAN or finding.broken or looks >= MOST_LOOKS:
+            if finding.fate is Fate.ORPHAN and not finding.broken and looks < MOST_LOOKS:
+                asked.append(finding)
+                looks += 1
+            elif not asked:
                 yield finding
                 continue
-            batch.append(finding)
-            if len(batch) == LOOKS:
-                looks += LOOKS
-                for again in await self._look_again(batch):
-                    yield again
-                batch.clear()
-        for again in await self._look_again(batch):
-            yield again
+            waiting.append(finding)
+            if len(asked) == LOOKS or len(waiting) == MOST_WAITING:
+                gone = await self._look_again(asked)
+                for each in waiting:
+                    if id(each) not in gone:
+                        yield each
+                waiting, asked = [], []
+        gone = await self._look_again(asked)
+        for each in waiting:
+            if id(each) not in gone:
+                yield each
 
-    async def _look_again(self, batch: Sequence[Finding]) -> list[Finding]:
-        planned = [f for f in batch if f.reader in _PLANNING]
-        fresh = {dataset: await self._just_covered(dataset) for dataset in {f.dataset for f in planned}}
-        found = await asyncio.gather(*(self._once_more(f, fresh) for f in batch))
-        return [f for f in found if f is not None]
+    async def _look_again(self, asked: Sequence[Finding]) -> set[int]:
+        """Correct what is told of the findings; the `id` of those whose object is gone."""
+        planned = {f.dataset for f in asked if f.reader in _PLANNING}
+        fresh = {dataset: await self._just_covered(dataset) for dataset in planned}
+        found = await asyncio.gather(*(self._once_more(f, fresh) for f in asked))
+        return {id(f) for f, again in zip(asked, found, strict=True) if again is None}
 
     async def _just_covered(self, dataset: str) -> set[str]:
         """Stems that plans cover which were made since this look began."""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -11,7 +10,6 @@ from fastapi.responses import StreamingResponse
 
 from acequia.app import NDJSON, Problem, ndjson, problem_responses
 from acequia.errors import TransientFailure
-from acequia.events import utc_now
 from acequia.layers import UNKNOWN_DATASET, Layer
 from acequia.runner import Workshop
 from acequia.topology import READERS, Topology
@@ -43,7 +41,13 @@ class ReconcilerService:
         self._first_grace = first_grace
         self._workshop = workshop
         self._topology = topology
-        self._sweeper = Sweeper(workshop, topology, queue_limit=settings.queue_limit, rate=settings.rate)
+        self._sweeper = Sweeper(
+            workshop,
+            topology,
+            queue_limit=settings.queue_limit,
+            rate=settings.rate,
+            full_every=settings.full_every,
+        )
         self._settings = settings
         self._life: asyncio.Task[None] | None = None
         self.routers: Sequence[APIRouter] = (self._router(),)
@@ -65,18 +69,13 @@ class ReconcilerService:
         while True:
             try:
                 grace = self._settings.grace if first is None else first
-                full = first is not None or await self._is_full_due()
-                await self._sweeper.sweep(grace=grace, at_once=first is not None, full=full)
+                await self._sweeper.sweep(grace=grace, at_once=first is not None, full=first is not None)
                 first = None
             except TransientFailure as error:
                 log.warning("reconciler: this sweep is left out: %s", error)
             except Exception:
                 log.exception("reconciler: this sweep failed")
             await asyncio.sleep(self._settings.interval)
-
-    async def _is_full_due(self) -> bool:
-        last = await self._sweeper.full_at()
-        return last is None or utc_now() - last >= timedelta(seconds=self._settings.full_every)
 
     def _router(self) -> APIRouter:
         router = APIRouter(tags=["reconciler"])

@@ -72,7 +72,9 @@ class _Settled:
     oldest: dict[str, datetime] = field(default_factory=dict)
     """Time of the oldest object that is not settled, by folder."""
     whole: bool = True
-    """Whether the look came to its end."""
+    """Whether the look came to its end: no folder is missing."""
+    failed: bool = False
+    """Something could not be read: nothing is known."""
 
     def note(self, finding: Finding) -> None:
         folder, _, below = finding.info.key.partition("/")
@@ -95,13 +97,22 @@ class _Settled:
 
 
 class Sweeper:
-    """`rate`: at most so many messages a second are sent."""
+    """`rate`: at most so many messages a second are sent. `full_every`: seconds between two looks at everything."""
 
-    def __init__(self, workshop: Workshop, topology: Topology, *, queue_limit: int = 1000, rate: float = 200.0) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        topology: Topology,
+        *,
+        queue_limit: int = 1000,
+        rate: float = 200.0,
+        full_every: float = 86_400.0,
+    ) -> None:
         self._workshop = workshop
         self._topology = topology
         self._queue_limit = queue_limit
         self._rate = rate
+        self._full_every = timedelta(seconds=full_every)
         self._sent: dict[tuple[str, str, str], float] = {}
         """When (monotonic) an object was sent, by queue, uri and etag: it lies in the queue or is in work since."""
         self._plans: dict[str, PlanIndex] = {}
@@ -109,32 +120,24 @@ class Sweeper:
         """When (monotonic) LANDING is looked at again."""
         self._lock = asyncio.Lock()
 
-    async def full_at(self) -> datetime | None:
-        """When the last full sweep began, whoever made it; None where a reader never had one."""
-        marks = [await Marks.read(self._workshop.store, reader.stage) for reader in READERS]
-        told = [mark.full_at for mark in marks if mark.full_at is not None]
-        return min(told) if len(told) == len(marks) else None
-
     async def sweep(self, *, grace: float, dry_run: bool = False, at_once: bool = False, full: bool = True) -> Sweep:
         """Find orphans older than `grace` seconds and send them again, the oldest first.
 
         `at_once`: also those that may be in flight, or were sent by this process a while ago. `full`: look at all that
-        there is; else from the marks of earlier sweeps on.
+        there is; else, at each reader, from the marks of earlier sweeps on, unless its last full look is too long ago.
         """
         async with self._lock:
             result = Sweep()
-            await self._look(result, grace=grace, full=full, keep_marks=not dry_run)
+            await self._look(result, grace=grace, full=full, dry_run=dry_run)
             if not dry_run:
                 await self._send(result, at_once=at_once)
-            if full:
-                await self._remove_unnamed(result, dry_run=dry_run)
         if result.sent:
             log.info("sweep: %d orphans, %d sent again", len(result.orphans), result.sent)
         return result
 
     # look
 
-    async def _look(self, result: Sweep, *, grace: float, full: bool, keep_marks: bool) -> None:
+    async def _look(self, result: Sweep, *, grace: float, full: bool, dry_run: bool) -> None:
         """Find the orphans of each reader, and how far it is settled: there the next look begins.
 
         A stem bears the time at which its command was accepted or its file landed, a model's the time of its plan. So
@@ -146,10 +149,11 @@ class Sweeper:
         latest = begun - IN_FLIGHT
         census = Census(self._workshop, self._topology, grace=grace, plans=self._plans)
         commands = await self._find(census, COMMANDS, None, _Settled(latest), result)
-        floor = min([latest, *commands.oldest.values()]) if commands.whole else None
+        floor = min([latest, *commands.oldest.values()]) if not commands.failed else None
         before: Mapping[str, datetime] = {}
         for reader in READERS:
             marks = await Marks.read(store, reader.stage)
+            all_of_it = full or marks.full_at is None or begun - marks.full_at >= self._full_every
             if reader.layer is Layer.LANDING:
                 if not full and time.monotonic() < self._landing_after:
                     landed = marks.datasets.get(EVERYTHING)
@@ -157,19 +161,21 @@ class Sweeper:
                     continue
                 settled = await self._find_landing(census, _Settled(latest), result)
                 at = min([latest, *settled.oldest.values()])
-                marks.datasets = {EVERYTHING: at} if settled.whole else {}
-                floor = min(floor, at) if floor and settled.whole else None
+                marks.datasets = {EVERYTHING: at}
+                floor = min(floor, at) if floor and not settled.failed else None
             else:
                 if reader.layer is Layer.MODELS:
-                    floor, before = None, await self._plans_made(census, marks, latest, full=full)
+                    floor, before = None, await self._plans_made(census, marks, latest, full=all_of_it)
+                    if all_of_it:
+                        await self._remove_unnamed(result, dry_run=dry_run)
                 settled = _Settled(floor, before)
-                await self._find(census, reader.stage, None if full else marks.datasets, settled, result)
+                await self._find(census, reader.stage, None if all_of_it else marks.datasets, settled, result)
                 before = settled.marks()
                 floor = floor if settled.whole else None
-                marks.datasets |= before
-            if full and settled.whole:
-                marks.full_at = begun
-            if keep_marks:
+                # what a look at everything did not come to has no mark: the next one does
+                marks.datasets = before if all_of_it else marks.datasets | before
+            if not dry_run and not settled.failed:
+                marks.full_at = begun if all_of_it else marks.full_at
                 await marks.write(store)
         result.orphans.sort(key=lambda orphan: orphan.since)
 
@@ -208,7 +214,7 @@ class Sweeper:
             raise
         except Exception:  # what can't be read at one stage must not keep the others' objects lost
             log.exception("sweep: %s is left out", reader)
-            settled.whole, settled.folders = False, set()
+            settled.failed, settled.whole, settled.folders = True, False, set()
         return settled
 
     async def _plans_made(
