@@ -30,8 +30,8 @@ KINDS = {
 """Weights."""
 OUTAGE_SECONDS = 1.0, 8.0
 FREEZE_SECONDS = 5.0, 28.0
-"""Longer than a plan's start may be silent (`ACEQUIA_PLAN_STALE_AFTER`), and than two heartbeats of the broker: its work
-is taken over, and then two have it."""
+"""Longer than a plan's start may be silent (`ACEQUIA_PLAN_STALE_AFTER`) and than two heartbeats of the broker: then the
+work is taken over, and two have it."""
 STALL_SECONDS = 1.0, 8.0
 MESSAGE_BYTES = 3000
 """A connection is cut somewhere within its next bytes, this many at most."""
