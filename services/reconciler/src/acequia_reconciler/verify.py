@@ -3,6 +3,7 @@
 objects = done + quarantined + dead + not applicable + in flight + orphans
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC
@@ -15,6 +16,7 @@ from acequia_reconciler.census import COMMANDS, Census, Fate
 
 PROGRESS_EVERY = 1000
 """Objects between two words on how far it is."""
+QUEUES_AT_ONCE = 8
 
 
 async def verify(
@@ -89,7 +91,13 @@ def _unsettled(sums: Mapping[tuple[str, str, str], Counter[Fate]], census: Censu
 async def depths(workshop: Workshop, topology: Topology) -> dict[str, int]:
     """Messages that wait, by queue: live, replay, rungs, dead, audit."""
     names = [name for queue in topology.queues for name in (queue.name, *queue.rungs)]
-    return {name: await workshop.bus.depth(name) for name in names}
+    slots = asyncio.Semaphore(QUEUES_AT_ONCE)
+
+    async def depth(name: str) -> int:
+        async with slots:
+            return await workshop.bus.depth(name)
+
+    return dict(zip(names, await asyncio.gather(*map(depth, names)), strict=True))
 
 
 def _queues_of(stage: str, topology: Topology) -> list[str]:
