@@ -373,6 +373,8 @@ class World:
     history: list[str] = field(default_factory=list)
     surprises: list[str] = field(default_factory=list)
     happened: dict[str, int] = field(default_factory=dict)
+    ended: list[Exception] = field(default_factory=list)
+    """What was told to `Workshop.fatal`."""
     names: Iterator[int] = field(default_factory=lambda: iter(range(1_000_000)))
 
     def failure(self, what: str) -> TransientFailure:

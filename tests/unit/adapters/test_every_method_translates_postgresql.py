@@ -1,6 +1,6 @@
 """Whatever PostgreSQL or asyncpg says, to whichever call of whichever method of the auditor's database, is ours then.
 
-The methods are found on the class, and PostgreSQL's errors in asyncpg's table of them, so that neither can be forgotten.
+The methods are found on the class, and PostgreSQL's errors in asyncpg's table: neither can be forgotten.
 """
 
 import inspect
