@@ -58,6 +58,7 @@ from acequia.runner import (
     commit,
     committed_record,
     input_record,
+    no_room,
     publish_note,
     reject,
     settle,
@@ -742,7 +743,12 @@ class BatchRunner:
                     raise RejectedInput("inputs_gone", "none of the plan's inputs is there any more")
                 out = folder / "out"
                 out.mkdir()
-                outcome = await asyncio.to_thread(stage.process, work, paths, out)
+                try:
+                    outcome = await asyncio.to_thread(stage.process, work, paths, out)
+                except Exception as error:
+                    if no_room(error):  # it is none of the plan's failures
+                        raise TransientFailure(f"no space for temporary files: {error}", dependency="disk") from error
+                    raise
                 workshop.at(f"{stage.name}.after_process")
                 return await self._store(plan, work, outcome, uri, started)
             except RejectedInput as rejected:

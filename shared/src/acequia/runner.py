@@ -229,17 +229,21 @@ async def settle(
                 workshop.fatal(error)
             return HandBack()
         except Exception as error:  # a bug: bounded redelivery, then a dead letter with its traceback
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                failure: Exception = TransientFailure(f"no space for temporary files: {error}", dependency="disk")
-            else:
-                failure = error
+            full = no_room(error)
+            failure = TransientFailure(f"no space for temporary files: {error}", dependency="disk") if full else error
             log.exception("%s: attempt %d failed", stage, delivery.attempt)
-            workshop.meters.deliveries.labels(stage, "bug").inc()
+            workshop.meters.deliveries.labels(stage, "retry" if full else "bug").inc()
             await _note_failure(workshop, stage, delivery, failure)
             return Retry(f"{type(failure).__name__}: {failure}", "".join(traceback.format_exception(error)))
         workshop.meters.deliveries.labels(stage, "ack").inc()
         workshop.at(f"{stage}.before_ack")
         return Ack()
+
+
+def no_room(error: Exception) -> bool:
+    """Whether the disk of the temporary files is full: as Python says it, or as polars does, in words."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return (isinstance(error, OSError) and error.errno in full) or any(f"(os error {n})" in str(error) for n in full)
 
 
 async def _note_failure(workshop: Workshop, stage: str, delivery: Delivery, error: Exception) -> None:
