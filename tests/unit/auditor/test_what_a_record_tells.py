@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from acequia.events import AuditRecord, IngestionCommand, Kind, ObjectRecord, Status, SyntheticSource, event_id
-from acequia_auditor.database import migrations
+from acequia_auditor.migrate import migrations
 from acequia_auditor.read import model_id
 from acequia_auditor.rebuild import acceptance_of
 from acequia_auditor.write import clean, layer_of, source_of
