@@ -64,7 +64,7 @@ def test_a_whole_store_is_told_in_sums_and_exits_0(connected: Server, data: Path
 
 
 def test_an_orphan_is_listed_with_its_reason_and_exits_1(connected: Server, data: Path):
-    one = verified(row(done=3, orphans=1), ok=False, problems=["1 orphans: objects that nobody is at work on"])
+    one = verified(row(done=3, orphans=1), ok=False, problems=["1 orphan: nobody is at work on that"])
     connected.lay("GET", "/verify", lines({"orphan": ORPHAN}, one))
 
     told, document = acequia("verify", "--data", data), acequia("verify", "--data", data, "--json")

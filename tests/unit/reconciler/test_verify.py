@@ -147,7 +147,7 @@ async def test_rejected_rows_are_no_outcome_and_a_dead_letter_of_another_stage_i
     await put(workshop, Layer.LEDGER, dead_key("transformer", str(Stem("network_events_2", AT, "0" * 16, 1))))
     result, orphans = await prove(workshop)
     assert not result["ok"]
-    assert result["problems"] == ["1 orphans: objects that nobody is at work on"]
+    assert result["problems"] == ["1 orphan: nobody is at work on that"]
     (orphan,) = orphans.values()
     assert orphan["since"] == info.last_modified.astimezone(UTC).isoformat()
     assert {k: orphan[k] for k in ("layer", "dataset", "reader", "uri", "reason")} == {

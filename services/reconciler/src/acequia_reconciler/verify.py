@@ -63,7 +63,7 @@ async def verify(
     queues = await depths(workshop, topology)
     unsettled += [f"{name} holds {waiting} messages" for name, waiting in queues.items() if waiting]
     if orphans:
-        problems.append(f"{orphans} orphans: objects that nobody is at work on")
+        problems.append(f"{orphans} orphan{'' if orphans == 1 else 's'}: nobody is at work on that")
     if settled:
         problems += unsettled
     yield {
