@@ -487,8 +487,8 @@ def _gone(stack: Stack, names: tuple[str, ...], seconds: float) -> bool:
             running = any(_is_postgres_of(pid, stack.folder) for pid in _all_processes())
         if not running and not (whole and members(stack.folder)):
             for name in names:
-                if name in stack.processes:
-                    _reap(stack.processes[name].pid)  # it may have become a zombie just now
+                if name in stack.processes and (child := _children.pop(stack.processes[name].pid, None)):
+                    child.wait(10)  # a zombie, some of whose threads may not have ended yet
             return True
         if time.monotonic() >= deadline:
             return False
