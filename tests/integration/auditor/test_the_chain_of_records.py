@@ -11,9 +11,11 @@ from uuid import UUID
 import pytest
 
 from acequia.adapters.directory import DirectoryStore
+from acequia.adapters.minio import MinioStore
 from acequia.datasets import load_registry
-from acequia.layers import Layer, anchor_key, done_key, landing_done_id
+from acequia.layers import Buckets, Layer, anchor_key, done_key, landing_done_id
 from acequia.runner import Workshop
+from acequia.topology import topology
 from acequia_auditor.chain import AnchoredHead, last_anchor, read_head
 from acequia_auditor.database import Database, open_database
 from acequia_auditor.migrate import migrations
@@ -437,3 +439,27 @@ async def test_verifying_over_http_tells_its_progress_and_ends_with_the_result(d
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     assert lines[0] == {"progress": {"seq": 10, "of": 10}}
     assert lines[-1]["result"]["ok"]
+
+
+async def test_minio_holds_the_anchors_as_the_folder_store_does(stack, fresh_prefix, fresh_database, bus, tale):
+    buckets = Buckets(fresh_prefix)
+    store = await MinioStore.open(stack.minio, buckets)
+    database = await open_database(fresh_database)
+    try:
+        await store.apply(topology(buckets))
+        service = AuditorService(Workshop(store, bus, buckets, load_registry()), database, AuditorSettings())
+        for _ in range(12):
+            await store_records(database, [tale().ingested(1)])
+            await service.anchor()
+        result = await verified(database, store)
+        assert (result["ok"], result["anchors"], result["last_anchor"]["seq"]) == (True, 12, 12)
+        await tamper(database, "DELETE FROM acequia.audit_events WHERE seq > 9")
+        assert "the end is cut off after record 9: record 10" in (await verified(database, store))["problems"][0]
+        await tamper(database, "DROP SCHEMA acequia CASCADE")
+        await database.close()
+        await store_records(database, [tale().ingested(1)])
+        result = await verified(database, store)
+        assert (result["ok"], result["previous"]["seq"]) == (True, 12)
+    finally:
+        await database.close()
+        await store.close()
