@@ -29,12 +29,12 @@ chaos: venv ## everything fails for MINUTES=10, and nothing may be lost; on serv
 	@ACEQUIA_CHAOS_MINUTES='$(or $(MINUTES),10)' ACEQUIA_CHAOS_SEED='$(SEED)' $(BIN)/pytest -q -s tests/chaos $(ARGS)
 
 .PHONY: check
-check: venv ## format, lint, types, import rules, unit tests: what needs no server
+check: venv ## format, lint, types, import rules, unit and property tests: what needs no server
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy shared services cli deploy/native
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q tests/unit tests/property
 
 .PHONY: stack
 stack: ## MinIO, RabbitMQ and PostgreSQL on free local ports, for development; .stack/env says where

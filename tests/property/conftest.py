@@ -1,6 +1,6 @@
 """How many schedules are tried, and where.
 
-ACEQUIA_SCHEDULES=5000 tries so many in all (300 by default), ACEQUIA_SCHEDULE=1234 only that one, with each story.
+ACEQUIA_SCHEDULES=5000 tries so many in all (200 by default), ACEQUIA_SCHEDULE=1234 only that one, with each story.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCHEDULES = int(os.environ.get("ACEQUIA_SCHEDULES") or 300)
+SCHEDULES = int(os.environ.get("ACEQUIA_SCHEDULES") or 200)
 ONLY = os.environ.get("ACEQUIA_SCHEDULE")
 AT_ONCE = 25
 """Schedules of one test."""
