@@ -168,6 +168,17 @@ async def test_an_evaluation_without_its_report_is_an_orphan_that_says_so(worksh
     assert await sums(workshop, "evaluator") == {"objects": 1, "done": 1}
 
 
+async def test_two_variants_of_a_stem_share_its_outcomes(workshop: Workshop) -> None:
+    for variant in (OLD, NEW):
+        await put_model(workshop, PLAN, variant)
+        await put(workshop, Layer.SILVER, data_key(stem(), variant))
+    for file in ("evaluation.json", "report.html"):
+        await put(workshop, Layer.EVAL, folder_key(PLAN, NEW, file))
+    await put(workshop, Layer.LEDGER, dead_key("trainer", str(stem()), NEW))
+    assert await sums(workshop, "evaluator") == {"objects": 2, "done": 2}
+    assert await sums(workshop, "trainer") == {"objects": 2, "dead": 2}
+
+
 async def test_the_files_beside_a_card_are_no_objects_of_the_evaluator(workshop: Workshop) -> None:
     await put_model(workshop, PLAN)
     await put(workshop, Layer.MODELS, f"{DATASET}/champion.json")
