@@ -71,7 +71,7 @@ class Story:
 
     def build(self, version: str) -> Build:
         def make(workshop: Workshop) -> BatchRunner:
-            return BatchRunner(self.stages(version), workshop)
+            return BatchRunner(self.stages(version), workshop, poll=5.0)
 
         return make
 
