@@ -59,6 +59,7 @@ async def open_house(place: Place, at: At) -> AsyncIterator[tuple[httpx.AsyncCli
     await bus.apply(table)
     await store.apply(table)
     app, house = make_app("test"), House("test")
+    house.add_routes(app)
     workshop = Workshop(store, bus, buckets, load_registry(), at=at)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test", timeout=60)
     services = all_services(workshop, Database(place.postgres), AuditorClient(client), table, concurrency=2)
