@@ -432,7 +432,7 @@ KEYS = [
 REQUESTS = [
     Case("a body that is no JSON", "`{\"dataset\":`", "request", lambda n: b'{"dataset":', Refused(422, "json")),
     Case("JSON of another shape", "a list of lists", "request", lambda n: b"[[[]]]", Refused(422, "body")),
-    Case("JSON without an end", "50,000 opening brackets", "request", lambda n: b"[" * 50_000,
+    Case("a body without an end", "50,000 opening brackets", "request", lambda n: b"[" * 50_000,
          Refused(422, "parsing the body")),
     Case("a body too large", "1 MB where 64 KiB are allowed", "request", lambda n: b" " * 10**6,
          Refused(413, "at most 65536 bytes")),
