@@ -611,7 +611,8 @@ class BatchRunner:
             found = await store.read(Layer.LEDGER, info.key)
             states[number] = json.loads(found[0]) if found else {}
         failures = [s for s in states.values() if s.get("state") == "failed"]
-        if len(failures) >= MOST_FAILURES or len(starts) >= MOST_STARTS:
+        counted = [s for s in states.values() if s.get("counts", True)]
+        if len(failures) >= MOST_FAILURES or len(counted) >= MOST_STARTS:
             return "\n".join(str(s.get("error", "cut off")) for s in states.values())
         last = max(starts, default=0)
         if last and states[last].get("state") == "running" and not self._is_stale(starts[last]):
@@ -655,12 +656,13 @@ class BatchRunner:
             await self.workshop.publish(record)
             self.workshop.at(f"{self.stage.name}.after_audit")
             return True
-        except (asyncio.CancelledError, TransientFailure, ConfigurationError):
+        except (asyncio.CancelledError, TransientFailure, ConfigurationError) as error:
             await self._stop_renewing(renewing)
+            counts = isinstance(error, TransientFailure) and not error.away  # an outage, or a stop, is not the plan's
             # it may just be the store that is away: then the start goes stale
             with suppress(TransientFailure, ConfigurationError, TimeoutError):
                 async with asyncio.timeout(RELEASE_SECONDS):
-                    await self._tell(start, state="released")
+                    await self._tell(start, state="released", counts=counts)
             raise
         except Exception as error:
             log.exception("%s: plan %d failed", self.stage.name, plan.number)

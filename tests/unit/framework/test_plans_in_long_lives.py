@@ -169,3 +169,39 @@ async def test_a_plan_is_told_once_by_who_makes_it_and_works_it_off(workshop: Wo
     async with running(workshop, trainer(train)):
         await until(lambda: keys(workshop, Layer.MODELS))
     assert json.dumps([r.status for r in await records(workshop, 2)]) == '["PLANNED", "SUCCESS"]'
+
+
+async def test_an_outage_of_the_bus_however_long_does_not_use_up_the_starts_of_a_plan(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_STARTS", 3)
+    bus, publish, tried = workshop.bus, workshop.bus.publish, 0
+
+    async def away(exchange: str, routing_key: str, message: Any) -> None:
+        nonlocal tried
+        tried += 1
+        if tried <= 8:
+            raise TransientFailure("the bus is away", dependency="bus", away=True)
+        await publish(exchange, routing_key, message)
+
+    await put_silver(workshop, stem(1))
+    monkeypatch.setattr(bus, "publish", away)
+    async with running(workshop, trainer(), poll=0.001):
+        await until(lambda: keys(workshop, Layer.MODELS))
+    assert tried > 8
+    assert await keys(workshop, Layer.LEDGER, "dead/") == []
+
+
+async def test_a_plan_whose_starts_were_cut_off_again_and_again_is_dead(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_STARTS", 3)
+    first = await open_plan(workshop, state="running")
+    for number in (2, 3):
+        key = first.replace("start-1", f"start-{number}")
+        await workshop.store.put(
+            Layer.LEDGER, key, b'{"state": "running"}', metadata={}, content_type="application/json"
+        )
+    async with running(workshop, trainer(), stale_after=0.2):
+        await until(lambda: workshop.bus.depth("acequia.trainer.dead"))
+    assert await keys(workshop, Layer.MODELS) == []
