@@ -124,10 +124,7 @@ async def clean_queues(stack: Stack) -> AsyncIterator[Callable[[Sequence[int]], 
     async def remove(delays: Sequence[int] = DEFAULT_RETRY_DELAYS) -> None:
         seen.add(tuple(delays))
         names = {
-            name
-            for some in seen
-            for queue in topology(Buckets(), some).queues
-            for name in (queue.name, *queue.rungs)
+            name for some in seen for queue in topology(Buckets(), some).queues for name in (queue.name, *queue.rungs)
         }
         connection = await aio_pika.connect(stack.rabbit.url.get_secret_value())
         async with connection, connection.channel() as channel:
