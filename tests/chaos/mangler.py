@@ -87,7 +87,8 @@ class Mangler:
             pauses = []
             self.faults["notification dropped"] += 1
         elif fate < DROPPED + DOUBLED:
-            pauses = [0.0, self._rng.uniform(0, LONGEST_DELAY)]
+            # at once, so that two replicas are at work on it, or when it may be done
+            pauses = [0.0, self._rng.choice((0.0, self._rng.uniform(0, LONGEST_DELAY)))]
             self.faults["notification doubled"] += 1
         elif fate < DROPPED + DOUBLED + DELAYED:
             pauses = [self._rng.uniform(0, LONGEST_DELAY)]
