@@ -221,9 +221,10 @@ def test_lines_are_the_same_however_the_file_is_cut_into_blocks(content: bytes, 
 
         at_once = read(2**20)
         assert [number for number, *_ in at_once] == list(range(1, len(at_once) + 1))
-        assert len(at_once) == content.removesuffix(b"\n").count(b"\n") + 1 if content else not at_once
+        text = content.removeprefix(b"\xef\xbb\xbf")
+        assert len(at_once) == (text.removesuffix(b"\n").count(b"\n") + 1 if text else 0)
         # a BOM is looked for in the first block alone, which is never so small
-        assert content.startswith(b"\xef\xbb\xbf") or read(size) == at_once
+        assert text != content or read(size) == at_once
 
 
 @QUICK
