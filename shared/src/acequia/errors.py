@@ -32,6 +32,13 @@ class TransientFailure(AcequiaError):
         self.away = away
 
 
+class QueueFull(TransientFailure):
+    """A queue takes no further message until some of those in it are done. Other queues may."""
+
+    def __init__(self, message: str, *, dependency: str) -> None:
+        super().__init__(message, dependency=dependency, away=True)
+
+
 class ConfigurationError(AcequiaError):
     """A person must change a setting: the process says so in one line and ends.
 

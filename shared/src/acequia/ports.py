@@ -189,7 +189,7 @@ class Bus(Protocol):
 
     async def publish(self, exchange: str, routing_key: str, message: Message) -> None:
         """Confirmed. `exchange=""`: `routing_key` is a queue's name. Retries through a reconnect for a few seconds,
-        then raises TransientFailure(away=True)."""
+        then raises TransientFailure(away=True); QueueFull where a queue has its most messages."""
         ...
 
     async def consume(self, queue: str, handler: Handler, *, concurrency: int) -> Subscription:

@@ -15,7 +15,7 @@ from acequia.adapters.sqlite import SqliteBus
 from acequia.app import make_app
 from acequia.batches import Plan
 from acequia.datasets import load_registry
-from acequia.errors import TransientFailure
+from acequia.errors import QueueFull, TransientFailure
 from acequia.events import ObjectCreated, parse_notification
 from acequia.layers import (
     Buckets,
@@ -209,7 +209,7 @@ async def test_while_the_replay_queue_is_full_it_waits_and_goes_on(
     async def full(exchange: str, queue: str, message: Message) -> None:
         if refused:
             refused.pop()
-            raise TransientFailure("it is full", dependency="bus")
+            raise QueueFull("it is full", dependency="bus")
         await publish(exchange, queue, message)
 
     monkeypatch.setattr(workshop.bus, "publish", full)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from acequia.errors import TransientFailure
+from acequia.errors import QueueFull
 from acequia.events import ObjectCreated, to_notification
 from acequia.layers import Layer, Name
 from acequia.ports import Message, ObjectInfo
@@ -90,11 +90,9 @@ async def _replay(
                 try:
                     await workshop.bus.publish("", queue, message)
                     break
-                except TransientFailure as error:
-                    if error.away:
-                        raise
-                yield counts.document("progress")
-                await asyncio.sleep(ROOM_SECONDS)
+                except QueueFull:
+                    yield counts.document("progress")
+                    await asyncio.sleep(ROOM_SECONDS)
             counts.sent += 1
         if counts.matched % PROGRESS_EVERY == 0:
             yield counts.document("progress")

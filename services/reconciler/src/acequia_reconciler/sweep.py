@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from acequia.errors import RejectedInput, TransientFailure
+from acequia.errors import QueueFull, RejectedInput, TransientFailure
 from acequia.events import utc_now
 from acequia.layers import Layer
 from acequia.ports import Message, ObjectInfo
@@ -258,10 +258,8 @@ class Sweeper:
             due = max(due, time.monotonic()) + 1 / self._rate
             try:
                 await bus.publish("", queue, message)
-            except TransientFailure as error:
-                if error.away:
-                    raise
-                log.warning("sweep: %s takes no more: %s", queue, error)
+            except QueueFull as error:
+                log.warning("sweep: %s", error)
                 room[queue] = 0
                 result.held_back += 1
                 continue

@@ -31,7 +31,7 @@ from aio_pika.exceptions import (
 )
 from yarl import URL
 
-from acequia.errors import AcequiaError, ConfigurationError, TransientFailure
+from acequia.errors import AcequiaError, ConfigurationError, QueueFull, TransientFailure
 from acequia.ports import Ack, Dead, Delivery, HandBack, Handler, Message, Retry, Settlement
 from acequia.settings import RabbitSettings
 from acequia.topology import Exchange, Queue, Topology
@@ -296,8 +296,7 @@ class RabbitBus:
             case PublishError():
                 result = _NotThere("returned as unroutable")
             case DeliveryError():
-                # a queue is full: whatever else is sent there fails as well
-                result = _away(f"{self.server} does not take the message: {error}")
+                result = QueueFull(f"{self.server} does not take the message: {error}", dependency="rabbitmq")
             case ChannelClosed():
                 result = ConfigurationError(_said(error))
             case ConnectionClosed() if error.args and error.args[0] in (_ACCESS_REFUSED, _NOT_ALLOWED):

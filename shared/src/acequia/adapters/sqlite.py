@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from acequia.errors import AcequiaError, ConfigurationError, TransientFailure
+from acequia.errors import AcequiaError, ConfigurationError, QueueFull, TransientFailure
 from acequia.ports import Ack, Dead, Delivery, HandBack, Handler, Message, Retry, Settlement
 from acequia.topology import Queue, Topology
 
@@ -267,7 +267,7 @@ class SqliteBus:
         def insert(connection: sqlite3.Connection) -> None:
             for name in queues:
                 if (most := self._queues[name].most) is not None and _ready(connection, name, most):
-                    raise TransientFailure(f"{name} is full: {most} messages wait", dependency="bus", away=True)
+                    raise QueueFull(f"{name} is full: {most} messages wait", dependency="bus")
                 _insert(connection, self._queues[name], message)
 
         await self._writer.do(insert, synced=True)
