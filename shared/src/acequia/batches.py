@@ -14,7 +14,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ from acequia.layers import (
     Layer,
     Name,
     Stem,
+    data_key,
     dead_key,
     manifest_key,
     plan_key,
     plan_prefix,
     run_id_of,
     start_key,
+    variant_version,
 )
 from acequia.ports import Delivery, Message, ObjectInfo, Settlement, Subscription
 from acequia.runner import (
@@ -65,7 +67,7 @@ from acequia.runner import (
     store_beside,
 )
 from acequia.stage import BatchStage, Candidate
-from acequia.topology import dead_queue
+from acequia.topology import WRITES, dead_queue
 from acequia.work import Input, Outcome, Work
 
 log = logging.getLogger("acequia")
@@ -285,6 +287,7 @@ class BatchRunner:
         self.stage = stage
         self.workshop = workshop
         self.variants = Variants(workshop.store, stage.name)
+        self._written = Variants(workshop.store, next(s for s, layer in WRITES.items() if layer is stage.reads))
         self._stale_after = stale_after
         self._renew_every = renew_every
         self._retry_pause = retry_pause
@@ -450,7 +453,7 @@ class BatchRunner:
             inputs = tuple(candidates[stem] for stem in sorted(wanted) if stem in candidates)
             if not inputs:
                 return
-            if await plans.create(plan := self._compose(plans, inputs)):
+            if await plans.create(plan := await self._with_newest_window(self._compose(plans, inputs))):
                 self._open[dataset, plan.number] = plan
                 self._fresh.add((dataset, plan.number))
                 log.info("%s: plan %d of %s covers %d objects", self.stage.name, plan.number, dataset, len(inputs))
@@ -466,17 +469,20 @@ class BatchRunner:
             if info is None:
                 return None
             metadata, etag, size = info.metadata, info.etag, info.bytes
-        name = Name.of_key(event.key)
+        return self._candidate_of(arrival.stem, event.key, etag, size, metadata)
+
+    def _candidate_of(self, stem: Stem, key: str, etag: str, size: int, metadata: Mapping[str, str]) -> Candidate:
+        name, bucket = Name.of_key(key), self.workshop.buckets.of(self.stage.reads)
         return Candidate(
-            key=event.key,
+            key=key,
             etag=etag,
-            stem=str(arrival.stem),
+            stem=str(stem),
             variant=(name.variant if name else None) or "",
             bytes=size,
             rows=told_rows(metadata),
             time_min=metadata.get(META_TIME_MIN),
             time_max=metadata.get(META_TIME_MAX),
-            run_id=str(run_id_of(metadata.get(META_RUN_ID), event.bucket, event.key, etag)),
+            run_id=str(run_id_of(metadata.get(META_RUN_ID), bucket, key, etag)),
         )
 
     def _compose(self, plans: Plans, inputs: tuple[Candidate, ...]) -> Plan:
@@ -505,6 +511,30 @@ class BatchRunner:
             plans_from=min([*needed, number]),
             more=self.stage.compose(inputs, window),
         )
+
+    async def _with_newest_window(self, plan: Plan) -> Plan:
+        """The same; of each stem in the window the newest variant that there is.
+
+        It may stand beside the one that an earlier plan took (`acequia replay --stale`).
+        """
+        known = await self._written.known()
+        if len(known) < 2 or not (window := plan.more.get("window")):
+            return plan
+        ranked = sorted(known, key=lambda v: (variant_version(v), known.index(v)), reverse=True)
+        slots = asyncio.Semaphore(16)
+
+        async def newest(taken: Mapping[str, Any]) -> Mapping[str, Any]:
+            stem, variant = Stem.parse(taken["stem"]), taken["variant"]
+            if stem is None or variant not in ranked:
+                return taken
+            for better in ranked[: ranked.index(variant)]:
+                async with slots:
+                    info = await self.workshop.store.head(self.stage.reads, data_key(stem, better))
+                if info is not None:
+                    return asdict(self._candidate_of(stem, info.key, info.etag, info.bytes, info.metadata))
+            return taken
+
+        return replace(plan, more={**plan.more, "window": await asyncio.gather(*(newest(c) for c in window))})
 
     async def _announce(self, plan: Plan) -> None:
         """Tell the audit which plan covers which objects."""

@@ -56,9 +56,9 @@ def stem(number: int, at: datetime | None = None) -> Stem:
     return Stem("network_events", at or datetime.now(UTC).replace(microsecond=0), f"{number:016x}", 1)
 
 
-async def put_silver(workshop: Workshop, which: Stem) -> Delivery:
+async def put_silver(workshop: Workshop, which: Stem, variant: str = "v1-000000") -> Delivery:
     """A SILVER object; its event lies in the trainer's queue too."""
-    key = data_key(which, "v1-000000")
+    key = data_key(which, variant)
     metadata = {"acequia-rows": "1", "acequia-run-id": f"00000000-0000-0000-0000-{int(which.id, 16):012d}"}
     info = await workshop.store.put(Layer.SILVER, key, b"rows", metadata=metadata, content_type=PARQUET)
     return delivery_of(key, info.etag, 4, metadata, layer=Layer.SILVER)
@@ -140,6 +140,30 @@ async def test_an_object_that_slips_in_before_the_work_begins_is_planned_rather_
 
 async def held(tasks: Sequence[object]) -> bool:
     return bool(tasks)
+
+
+async def test_a_later_training_reads_what_was_made_anew_in_place_of_what_an_earlier_one_took(
+    workshop: Workshop,
+) -> None:
+    old, new = "v1-000000", "v2-000000"
+    stages = json.dumps({"variants": [old, new]}).encode()
+    await workshop.store.put(Layer.LEDGER, "stages/transformer.json", stages, metadata={}, content_type="x/y")
+    first, second, third = (stem(number) for number in (1, 2, 3))
+    for each in (first, second):
+        await put_silver(workshop, each)
+    async with running(workshop, trainer(gather_quiet=1.0)):
+        await until(lambda: keys(workshop, Layer.MODELS))
+    await put_silver(workshop, first, new)
+    await put_silver(workshop, third, new)
+    async with running(workshop, trainer(gather_quiet=1.0)):
+        await until(lambda: finished(workshop, 2))
+    assert [c["stem"] for c in (await plans(workshop))[1]["inputs"]] == [str(third)]
+    (read,) = [card["trained_on"] for card in await cards(workshop) if str(third) in str(card)]
+    assert set(read) == {data_key(first, new), data_key(second, old), data_key(third, new)}
+
+
+async def finished(workshop: Workshop, number: int) -> bool:
+    return len(await keys(workshop, Layer.MODELS)) == number
 
 
 async def test_an_object_that_a_plan_covers_is_acknowledged_and_trained_no_second_time(workshop: Workshop) -> None:

@@ -1,7 +1,7 @@
 """Objects are sent to their reader once more, on its replay queue: those that were meant, the newest of each stem."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,14 @@ async def test_of_several_variants_of_a_stem_the_newest_is_sent(http: httpx.Asyn
     assert await replayed(http, workshop, "trainer") == [data_key(stem(1), NEW), data_key(stem(2), OLD)]
 
 
-async def put_plan(workshop: Workshop, number: int, made: Stem, *stems: Stem) -> None:
-    inputs = tuple(Candidate(data_key(s, NEW), "x", str(s), NEW, 4, 1, None, None, None) for s in stems)
+async def put_plan(
+    workshop: Workshop, number: int, made: Stem, *stems: Stem, variants: Mapping[str, str] | None = None
+) -> None:
+    """`variants`: what it took of a stem, where that is not the newest."""
+    took = {str(s): (variants or {}).get(str(s), NEW) for s in stems}
+    inputs = tuple(
+        Candidate(data_key(s, took[str(s)]), "x", str(s), took[str(s)], 4, 1, None, None, None) for s in stems
+    )
     plan = Plan("trainer", DATASET, number, made, made.at, uuid4(), (), inputs, AT.date(), 1, {})
     body = json.dumps(plan.document()).encode()
     await workshop.store.put(Layer.LEDGER, plan_key("trainer", DATASET, number), body, metadata={}, content_type="x/y")
@@ -174,6 +180,21 @@ async def test_what_a_plan_covers_is_not_missing_and_stale_where_an_old_variant_
     assert await replayed(http, workshop, "trainer", only_missing=True) == [data_key(stem(4), NEW)]
     # the third lies in an open plan, which the current variant will end
     assert await replayed(http, workshop, "trainer", stale=True) == [data_key(stem(n), NEW) for n in (1, 4)]
+
+
+async def test_what_was_made_anew_since_a_plan_covered_its_stem_is_stale(
+    http: httpx.AsyncClient, workshop: Workshop
+) -> None:
+    await put(workshop, Layer.SILVER, *(data_key(stem(n), NEW) for n in (1, 2)), data_key(stem(3), OLD))
+    await put(workshop, Layer.SILVER, data_key(stem(3), NEW))
+    made = Stem(DATASET, AT + timedelta(hours=1), plan=1)
+    await put_plan(workshop, 1, made, stem(1), stem(2), stem(3), variants={str(stem(2)): OLD, str(stem(3)): OLD})
+    await put(workshop, Layer.MODELS, folder_key(made, NEW, "model.json"))
+    assert await replayed(http, workshop, "trainer", stale=True) == [data_key(stem(n), NEW) for n in (2, 3)]
+    again = Stem(DATASET, AT + timedelta(hours=2), plan=2)
+    await put_plan(workshop, 2, again, stem(2), stem(3))
+    await put(workshop, Layer.MODELS, folder_key(again, NEW, "model.json"))
+    assert await replayed(http, workshop, "trainer", stale=True) == []
 
 
 async def test_files_of_landing_are_found_by_their_folder_or_by_what_they_became(

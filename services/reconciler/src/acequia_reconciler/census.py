@@ -83,6 +83,8 @@ class Finding:
     """Of its outcomes."""
     broken: bool = False
     """An orphan that sending again does not help: its commit object stands."""
+    taken: bool = True
+    """False where a plan covers another variant of its stem."""
 
     def told(self, fate: Fate, reason: str, *, variants: tuple[str, ...] = (), broken: bool = False) -> "Finding":
         """The same, of which this is known now."""
@@ -298,6 +300,7 @@ class Census:
             outcome = await outcomes.at(place)
             if stage in _PLANNING:
                 covered = [ends[meaning] for meaning in await coverage.of(place.rpartition("/")[2][:-1])]
+                found.taken = coverage.took(info.key)
                 yield self._planned(found, covered, dead=outcome.dead)
             else:
                 yield self._judged(found, outcome)
@@ -612,7 +615,7 @@ class Census:
         index = self._plans[dataset]
         await index.refresh(self._begun.date())
         new = await index.inputs(range(self._planned_before[dataset] + 1, index.last + 1))
-        return {stem for stems in new.values() for stem in stems}
+        return {stem for inputs in new.values() for stem, _ in inputs}
 
     async def _once_more(self, finding: Finding, covered: Mapping[str, Collection[str]]) -> Finding | None:
         """None: it is gone, or another version lies there now."""

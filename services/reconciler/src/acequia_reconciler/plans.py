@@ -60,10 +60,10 @@ class PlanIndex:
         """Numbers of the known plans that cover an object of the day `YYYYMMDD`."""
         return [number for number, days in self._dates.items() if day in days]
 
-    async def inputs(self, numbers: Iterable[int]) -> Mapping[int, list[str]]:
-        """Stems that the plans cover, by number."""
+    async def inputs(self, numbers: Iterable[int]) -> Mapping[int, list[tuple[str, str]]]:
+        """Stem and key of what the plans cover, by number."""
         plans = await asyncio.gather(*(self._read(number) for number in numbers))
-        return {plan.number: [c.stem for c in plan.inputs] for plan in plans if plan is not None}
+        return {plan.number: [(c.stem, c.key) for c in plan.inputs] for plan in plans if plan is not None}
 
     async def _load(self, numbers: Iterable[int]) -> None:
         wanted = [n for n in numbers if n not in self.stems]
@@ -89,20 +89,26 @@ class Coverage:
         self._meanings = meanings
         self._day: str | None = None
         self._ids = Ids()
+        self._keys = Ids()
 
     async def of(self, stem: str) -> list[int]:
         """The meanings of the plans that cover the object; none where no plan does."""
         day = day_of(stem, self._index.dataset)
         if day != self._day:
-            self._ids, self._day = Ids(), day
+            self._ids, self._keys, self._day = Ids(), Ids(), day
             numbers = self._index.covering(day)
             for start in range(0, len(numbers), _AT_ONCE):
                 found = await self._index.inputs(numbers[start : start + _AT_ONCE])
-                for number, stems in found.items():
-                    for covered in stems:
+                for number, inputs in found.items():
+                    for covered, key in inputs:
                         if day_of(covered, self._index.dataset) == day:
                             self._ids.add(digest(covered), self._meanings.get(number, 0))
+                            self._keys.add(digest(key))
         return self._ids.meanings(digest(stem))
+
+    def took(self, key: str) -> bool:
+        """Whether a plan covers this very object, not another variant of its stem: of the stem asked for last."""
+        return digest(key) in self._keys
 
 
 def day_of(stem: str, dataset: str) -> str:

@@ -117,7 +117,7 @@ async def _meant(
             return False
         if asked.only_missing:
             return finding.fate is Fate.ORPHAN and not finding.broken
-        return not asked.stale or current not in finding.variants
+        return not asked.stale or current not in finding.variants or not finding.taken
 
     stem = _Stem()
     async for finding in census.of_dataset(reader.stage, asked.dataset, asked.since):
