@@ -175,11 +175,17 @@ def test_a_transformer_killed_in_the_middle_of_a_run_and_started_again_brings_it
 
 
 def test_no_container_runs_as_root(compose):
-    for service in compose("ps", "--all", "--services").split():
+    running = compose("ps", "--services").split()
+    assert {*SERVICES} < {*running}
+    for service in running:
         container = compose.container(service)
         uids = run("docker", "exec", container, "cat", "/proc/1/status").partition("Uid:")[2].split()[:4]
         assert len(uids) == 4, service
         assert "0" not in uids, service
+    for service in {*compose("ps", "--all", "--services").split()} - {*running}:  # it has done its work and ended
+        ended = json.loads(run("docker", "inspect", compose.container(service)))[0]
+        assert ended["State"]["ExitCode"] == 0, service
+        assert int(ended["Config"]["User"].partition(":")[0]) > 0, service
 
 
 @pytest.mark.parametrize("service", SERVICES)
