@@ -428,11 +428,19 @@ def _about_the_chain(result: Mapping[str, Any]) -> Text:
     anchored = (
         f"; {anchors}, the last at record {count(last['seq'])}" if last else "; nothing is anchored in the store yet"
     )
-    return Text(
+    whole = Text(
         f"The chain is whole: {records}, none changed, none missing. "
         f"Its head is record {count(head['seq'])} ({head['hash'][:16]}...){anchored}.",
         "bold green",
     )
+    if (before := result.get("previous")) is not None:
+        whole.append(
+            f"\nIt stands in for the chain {before['chain']}, anchored up to record {count(before['seq'])} at "
+            f"{before['anchored_at']}: that database was lost, emptied or replaced, and what the store does not tell "
+            "(failed attempts, what people did) is not here.",
+            "yellow",
+        )
+    return whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,7 +274,7 @@ async def _act(
             except ServerAway as error:
                 before = f" ({count(number)} {done} before: run it again for the rest)" if number else ""
                 raise ServerAway(f"{error}{before}") from error
-            except CommandFailed as error:
+            except (CommandFailed, WrongUse) as error:
                 failed.append({"id": letter["id"], "error": str(error)})
                 continue
             number += 1

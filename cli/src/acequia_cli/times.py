@@ -29,6 +29,8 @@ def moment(text: str, now: datetime) -> datetime:
     else:
         return at if at.tzinfo else at.replace(tzinfo=UTC)
     try:
+        if text.strip().isdecimal():  # a year, or what unit?
+            raise WrongUse(text)
         return now - span(text)
     except (WrongUse, OverflowError) as error:
         raise WrongUse(f"{text!r} is no time: try 2026-11-01, 2026-11-01T12:30Z, or 7d for seven days ago") from error

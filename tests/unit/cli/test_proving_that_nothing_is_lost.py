@@ -261,7 +261,27 @@ def test_a_whole_chain_is_one_sentence(connected: Server, data: Path):
     assert told.exit_code == 0
     assert "The chain is whole: 1,234 records" in told.stdout and "the last at record 1,200" in told.stdout
     assert told.stderr == "audit  1,000 of 1,234 records\n"
+    assert "stands in for" not in told.stdout
     assert json.loads(acequia("audit", "verify", "--data", data, "--json").stdout) == result
+
+
+def test_a_chain_that_began_in_place_of_another_says_so(connected: Server, data: Path):
+    result = {
+        "ok": True,
+        "chain": "c",
+        "records": 3,
+        "head": {"seq": 3, "hash": HASH},
+        "anchors": 0,
+        "last_anchor": None,
+        "previous": {"chain": "the-old-one", "seq": 1200, "hash": HASH, "anchored_at": "2026-11-01T12:00:00Z"},
+        "problems": [],
+    }
+    connected.lay("GET", "/audit/verify", lines({"result": result}))
+
+    told = acequia("audit", "verify", "--data", data)
+
+    assert told.exit_code == 0
+    assert "It stands in for the chain the-old-one, anchored up to record 1,200 at 2026-11-01" in told.stdout
 
 
 def test_a_broken_chain_names_the_place_and_exits_1(connected: Server, data: Path):
