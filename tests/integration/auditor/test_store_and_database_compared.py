@@ -7,7 +7,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from acequia.adapters.directory import DirectoryStore
 from acequia.datasets import load_registry
+from acequia.errors import TransientFailure
 from acequia.events import Kind, ObjectCreated, event_id, fold_record, to_notification
 from acequia.layers import Layer, done_key, landing_done_id
 from acequia.ports import Delivery, Message
@@ -184,6 +186,27 @@ async def test_dead_letters_are_compared_with_what_was_done_with_them(database, 
         await store.remove(Layer.LEDGER, key)
     result = await compared()
     assert sorted(result["missing_in_store"]) == sorted(buckets.uri(Layer.LEDGER, key) for key in keys)
+
+
+async def test_a_letter_whose_replay_was_cut_off_before_it_was_removed_is_not_missed(
+    database, store, bus, buckets, compared, tale, monkeypatch
+):
+    raw = tale().raw()
+    bucket, _, key = raw.uri.removeprefix("s3://").partition("/")
+    event = ObjectCreated(layer=Layer.RAW, bucket=bucket, key=key, etag=raw.etag)
+    letters = DeadLetterWriter(database, store, buckets=buckets)
+    await letters.handle(Delivery(dead_queue("transformer"), Message(to_notification(event))))
+    desk = Desk(database, store, bus, buckets)
+    (letter,) = (await desk.page()).dead_letters
+
+    async def cut_off(*_):
+        raise TransientFailure("gone in the middle", dependency="minio", away=True)
+
+    monkeypatch.setattr(DirectoryStore, "remove", cut_off)
+    with pytest.raises(TransientFailure):
+        await desk.replay(letter.id, Why())
+    result = await compared()
+    assert (result["ok"], result["counts"]["dead_letters"]) == (True, 1)
 
 
 async def test_a_canary_and_a_strangers_manifest_are_no_commit_objects(store, compared):

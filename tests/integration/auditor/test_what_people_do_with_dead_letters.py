@@ -17,7 +17,7 @@ from acequia.ports import Ack, Delivery, Message
 from acequia.runner import HEADER_STALE
 from acequia.topology import AUDIT_QUEUE, dead_queue, replay_queue
 from acequia_auditor.dead_letters import DeadLetterWriter
-from acequia_auditor.rebuild import rebuild
+from acequia_auditor.rebuild import catch_up, rebuild
 from acequia_auditor.verify import verify_chain
 from acequia_auditor.write import store_records
 
@@ -357,7 +357,7 @@ CUTS = {
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", CUTS)
 async def test_a_replay_that_was_cut_off_is_completed_by_another(
-    client, letters, store, bus, database, tale, monkeypatch, step, when
+    client, letters, store, bus, database, buckets, tale, monkeypatch, step, when
 ):
     await dead_part(letters, tale())
     id = (await only(client))["id"]
@@ -373,18 +373,108 @@ async def test_a_replay_that_was_cut_off_is_completed_by_another(
         patch.setattr(owner, name, cut_off)
         answer = await client.post(f"/dead-letters/{id}/replay", json={"reason": "first"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    await catch_up(store, database, buckets, load_registry())
+    assert (await only(client, state="all"))["state"] == ("replayed" if step == "removed" else "open")
     answer = await client.post(f"/dead-letters/{id}/replay", json={"reason": "second"})
     assert (answer.status_code, answer.json()["state"]) == (200, "replayed")
     assert await bus.depth(replay_queue("transformer")) >= 1
     assert await in_ledger(store) == {}
     acts = await ask(database, "SELECT act, reason FROM acequia.dead_letter_acts")
-    assert [tuple(act) for act in acts] == [("replayed", "second" if (step, when) == ("marked", "before") else "first")]
+    assert [tuple(act) for act in acts] == [("replayed", "first" if step == "removed" else "second")]
     assert len(await ask(database, "SELECT FROM acequia.audit_events WHERE status = 'REPLAYED'")) == 1
+
+
+@pytest.fixture
+async def dead_plan(letters, store, buckets, tale, training):
+    """A plan of one input that died."""
+    one, plan = tale(), training()
+    key = one.silver().uri.partition(buckets.of(Layer.SILVER) + "/")[2]
+    await store.put(Layer.SILVER, key, b"PAR1", metadata={}, content_type="x/y")
+    await letters.handle(died("trainer", plan_body(plan, one.silver()), "Plan"))
+    return plan
+
+
+async def test_a_plans_replay_that_was_cut_off_before_it_was_sent_is_not_taken_for_done(
+    client, store, bus, database, buckets, dead_plan, monkeypatch
+):
+    id = (await only(client))["id"]
+
+    async def cut_off(*_):
+        raise TransientFailure("gone in the middle", dependency="rabbitmq", away=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteBus, "publish", cut_off)
+        assert (await client.post(f"/dead-letters/{id}/replay")).status_code == 503
+    await catch_up(store, database, buckets, load_registry())
+    assert (await only(client))["id"] == id
+    assert (await client.post(f"/dead-letters/{id}/replay")).json()["sent"] == 1
+    assert list((await in_ledger(store)).values()) == ["replayed"]
+    assert await bus.depth(replay_queue("trainer")) == 1
+
+
+async def test_a_plans_replay_that_the_database_did_not_hear_of_is_not_sent_again_nor_discarded(
+    client, store, bus, dead_plan, monkeypatch
+):
+    from acequia_auditor import act as module
+
+    id = (await only(client))["id"]
+
+    async def away(*_):
+        raise TransientFailure("PostgreSQL is away", dependency="postgresql", away=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "insert_acts", away)
+        assert (await client.post(f"/dead-letters/{id}/replay")).status_code == 503
+    assert (await only(client))["state"] == "open"
+    assert (await client.post(f"/dead-letters/{id}/discard", json={"reason": "old"})).status_code == 409
+    answer = (await client.post(f"/dead-letters/{id}/replay")).json()
+    assert (answer["state"], answer["sent"]) == ("replayed", 0)
+    assert await bus.depth(replay_queue("trainer")) == 1
+
+
+async def test_what_died_again_after_a_replay_that_was_cut_off_is_the_letter_that_stands(
+    client, letters, store, database, buckets, bus, tale, monkeypatch
+):
+    one = tale()
+    await dead_part(letters, one)
+    id = (await only(client))["id"]
+
+    async def cut_off(*_):
+        raise TransientFailure("gone in the middle", dependency="minio", away=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "remove", cut_off)
+        assert (await client.post(f"/dead-letters/{id}/replay")).status_code == 503
+    await dead_part(letters, one, at=DIED + timedelta(hours=1), **{"acequia-error": "again"})
+    await catch_up(store, database, buckets, load_registry())
+    letter = await only(client)
+    assert (letter["id"], letter["reason"]) == (id, "again")
+    assert (await client.post(f"/dead-letters/{id}/replay")).json()["sent"] == 1
+    assert await bus.depth(replay_queue("transformer")) == 2
+
+
+async def test_an_act_that_is_told_late_does_not_win_over_a_later_one(
+    client, store, database, buckets, dead_plan, monkeypatch
+):
+    from acequia_auditor import act as module
+
+    id = (await only(client))["id"]
+
+    async def away(*_):
+        raise TransientFailure("PostgreSQL is away", dependency="postgresql", away=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "insert_acts", away)
+        assert (await client.post(f"/dead-letters/{id}/discard", json={"reason": "old"})).status_code == 503
+    await client.post(f"/dead-letters/{id}/replay")
+    await catch_up(store, database, buckets, load_registry())
+    assert (await only(client, state="all"))["state"] == "replayed"
+    assert [a["act"] for a in (await client.get(f"/dead-letters/{id}")).json()["acts"]] == ["discarded", "replayed"]
 
 
 @pytest.mark.parametrize("act", ["replay", "discard"])
 async def test_an_act_that_the_database_did_not_hear_of_is_completed_by_another(
-    client, letters, store, bus, database, tale, monkeypatch, act
+    client, letters, store, bus, database, buckets, tale, monkeypatch, act
 ):
     from acequia_auditor import act as module
 
@@ -398,11 +488,14 @@ async def test_an_act_that_the_database_did_not_hear_of_is_completed_by_another(
         patch.setattr(module, "insert_acts", away)
         assert (await client.post(f"/dead-letters/{id}/{act}", json={"reason": "first"})).status_code == 503
     assert (await only(client))["state"] == "open"
+    await catch_up(store, database, buckets, load_registry())
     answer = await client.post(f"/dead-letters/{id}/{act}", json={"reason": "second"})
     state = {"replay": "replayed", "discard": "discarded"}[act]
     assert (answer.status_code, answer.json()["state"]) == (200, state)
     assert (await only(client, state="all"))["state"] == state
-    assert [row["reason"] for row in await ask(database, "SELECT reason FROM acequia.dead_letter_acts")] == ["first"]
+    assert [row["reason"] for row in await ask(database, "SELECT reason FROM acequia.dead_letter_acts")] == [
+        "second" if act == "replay" else "first"
+    ]
     assert await in_ledger(store) == ({} if act == "replay" else dict.fromkeys(await in_ledger(store), "discarded"))
 
 

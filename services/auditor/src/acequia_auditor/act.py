@@ -1,14 +1,15 @@
 """What people do with dead letters: look at them, send them again, or say that they stay dead.
 
-A replay marks the letter in LEDGER, sends its message, tells the audit trail, and removes the letter, in this order.
-Wherever it is cut off, doing it again completes it: at worst the message is sent twice, and done once.
+A replay says in LEDGER that it has begun, sends the letter's message, tells the audit trail, and removes the letter, in
+this order; a plan's letter stays, and is marked `replayed` once its inputs were sent. Nothing calls a letter replayed
+before it was sent. Wherever it is cut off, doing it again completes it: at worst it is sent twice, and done once.
 """
 
 import asyncio
 import base64
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -142,23 +143,30 @@ class Desk:
         """
         row = await self._row(id)
         sent = _Sent(0)
+        is_plan = row["type"] == "Plan"  # that stays, so that nobody takes it for an open plan
         if row["state"] != State.REPLAYED:
             messages = await self._messages(row)
-            act = await self._mark(row, State.REPLAYED, why)
-            sent = await self._send(row, messages)
+            letter = await self._begin_replay(row)
+            if letter is None or letter.state is not State.REPLAYED:
+                sent = await self._send(row, messages)
+            act = _act(State.REPLAYED, why)
+            if is_plan:
+                act = await self._mark(row, act)
             await self._tell(row, act, sent)
-        if row["type"] != "Plan":  # that stays, so that nobody takes it for an open plan
+        if not is_plan:
             await self._remove(row)
         return Done(id=id, state=State.REPLAYED, sent=sent.messages, gone=list(sent.gone))
 
     async def discard(self, id: UUID, why: WhyDiscarded) -> Done:
         """It stays dead, and is not counted as open any more. Raises HTTPException (409) where it was replayed."""
         row = await self._row(id)
+        if row["state"] == State.OPEN:
+            act = await self._mark(row, _act(State.DISCARDED, why))
+            await self._tell(row, act, _Sent(0))
+            if act.act is State.REPLAYED:
+                row = await self._row(id)
         if row["state"] == State.REPLAYED:
             raise HTTPException(409, f"{id} was replayed: it is not dead any more")
-        if row["state"] == State.OPEN:
-            act = await self._mark(row, State.DISCARDED, why)
-            await self._tell(row, act, _Sent(0))
         return Done(id=id, state=State.DISCARDED)
 
     async def _row(self, id: UUID) -> asyncpg.Record:
@@ -167,22 +175,51 @@ class Desk:
             raise HTTPException(404, f"no dead letter {id} is known here")
         return rows[0]
 
-    async def _mark(self, row: asyncpg.Record, state: State, why: Why) -> Act:
-        """Say in LEDGER what is done with it; what was said there before, by an act that was cut off, stands."""
-        act = Act(act=state, reason=why.reason, at=utc_now(), by=why.by)
+    async def _begin_replay(self, row: asyncpg.Record) -> DeadLetter | None:
+        """Say in LEDGER that it is being replayed, so that what dies of it again is no copy of this death.
+
+        The letter as it stands then: one that was replayed already stays so. None where it was removed by hand.
+        """
+
+        def begin(letter: DeadLetter) -> DeadLetter | None:
+            if letter.died_at != row["died_at"]:
+                raise _died_again(letter)
+            begun = letter.replaying or letter.state is State.REPLAYED
+            return None if begun else letter.model_copy(update={"replaying": True})
+
+        return await self._change(row, begin)
+
+    async def _mark(self, row: asyncpg.Record, act: Act) -> Act:
+        """Say in LEDGER what was done with it; what was said there before, by an act that was cut off, stands.
+
+        Where the letter was removed by hand, or what was replayed has died again, the table alone tells of it.
+        """
+
+        def mark(letter: DeadLetter) -> DeadLetter | None:
+            if letter.died_at != row["died_at"] and act.act is State.DISCARDED:
+                raise _died_again(letter)
+            if letter.died_at != row["died_at"] or letter.state in (act.act, State.REPLAYED):
+                return None
+            return letter.model_copy(update={"state": act.act, "replaying": False, "acts": (*letter.acts, act)})
+
+        letter = await self._change(row, mark)
+        return letter.acts[-1] if letter and letter.died_at == row["died_at"] and letter.acts else act
+
+    async def _change(
+        self, row: asyncpg.Record, change: Callable[[DeadLetter], DeadLetter | None]
+    ) -> DeadLetter | None:
+        """The letter in LEDGER after `change` (None: it stays as it is); None where there is none."""
         for _ in range(RACES):
             found = await self._in_ledger(row)
-            if found is None:  # removed by hand: the table alone tells of it
-                return act
+            if found is None:
+                return None
             letter, info = found
-            if letter.died_at != row["died_at"]:
-                raise TransientFailure(f"{letter.key} has died again: try again", dependency="postgresql")
-            if letter.state is state:
-                return letter.acts[-1] if letter.acts else act
-            marked = letter.model_copy(update={"state": state, "acts": (*letter.acts, act)})
-            body = marked.model_dump_json(indent=1).encode()
+            changed = change(letter)
+            if changed is None:
+                return letter
+            body = changed.model_dump_json(indent=1).encode()
             if await self._store.replace(info.layer, info.key, body, etag=info.etag, metadata={}, content_type=JSON):
-                return act
+                return changed
         raise TransientFailure(f"{_key(row)} is changed by others all the time", dependency="minio")
 
     async def _messages(self, row: asyncpg.Record) -> Sequence[Message | ObjectRecord]:
@@ -263,6 +300,14 @@ class Desk:
             return DeadLetter.model_validate_json(found[0]), found[1]
         except ValidationError as error:
             raise RejectedInput("no_dead_letter", f"{_key(row)} is no dead letter of ours: remove it") from error
+
+
+def _act(state: State, why: Why) -> Act:
+    return Act(act=state, reason=why.reason, at=utc_now(), by=why.by)
+
+
+def _died_again(letter: DeadLetter) -> TransientFailure:
+    return TransientFailure(f"{letter.key} has died again: try again", dependency="postgresql")
 
 
 def _key(row: asyncpg.Record) -> str:

@@ -12,6 +12,7 @@ from acequia.events import Kind, event_id
 from acequia.layers import Buckets, Layer, dead_key, done_key, landing_done_id
 from acequia.ports import ObjectInfo, ObjectStore
 from acequia_auditor.database import Database
+from acequia_auditor.dead_letters import DeadLetter, State
 from acequia_auditor.rebuild import (
     DEAD,
     DONE,
@@ -160,15 +161,20 @@ class _Comparing:
     async def _known_letters(self, batch: list[ObjectInfo]) -> dict[str, tuple[UUID, int]]:
         slots = asyncio.Semaphore(SLOTS)
 
-        async def one(info: ObjectInfo) -> tuple[UUID, str] | None:
+        async def one(info: ObjectInfo) -> DeadLetter | None:
             async with slots:
-                letter = await read_letter(self._store, info)
-                return (letter.record.event_id, letter.state.value) if letter else None
+                return await read_letter(self._store, info)
 
         letters = dict(zip((i.key for i in batch), await asyncio.gather(*(one(i) for i in batch)), strict=True))
-        rows = await self._database.fetch("letter_states", [letter[0] for letter in letters.values() if letter])
-        states = {row["id"]: row["state"] for row in rows}
-        return {k: (letter[0], 0) for k, letter in letters.items() if letter and states.get(letter[0]) == letter[1]}
+        ids = [letter.record.event_id for letter in letters.values() if letter]
+        states = {row["id"]: row["state"] for row in await self._database.fetch("letter_states", ids)}
+
+        def told(letter: DeadLetter) -> bool:
+            state = states.get(letter.record.event_id)
+            # a replay tells the table before it removes the letter
+            return state == letter.state or (letter.replaying and state == State.REPLAYED)
+
+        return {key: (letter.record.event_id, 0) for key, letter in letters.items() if letter and told(letter)}
 
     async def _seqs(self, events: list[UUID]) -> dict[UUID, int]:
         rows = await self._database.fetch("seqs_of_events", events)

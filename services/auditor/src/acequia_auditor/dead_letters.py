@@ -96,6 +96,8 @@ class DeadLetter(BaseModel):
     attempt: int
     died_at: datetime
     state: State = State.OPEN
+    replaying: bool = False
+    """A replay has begun. Whether its message was sent is not known: `state` says what was before."""
     acts: tuple[Act, ...] = ()
 
 
@@ -176,7 +178,7 @@ class DeadLetterWriter:
     async def _store_letter(self, letter: DeadLetter) -> DeadLetter:
         """Put it into LEDGER. An open letter that stands there already (the same message again) is the truth.
 
-        What was replayed or discarded, and has died again since, is open again.
+        What was replayed (or is being replayed) or discarded, and has died again since, is open again.
         """
         data = letter.model_dump_json(indent=1).encode()
         created = await self._store.create(Layer.LEDGER, letter.key, data, metadata={}, content_type=JSON)
@@ -190,7 +192,8 @@ class DeadLetterWriter:
         except ValidationError:
             log.warning("%s is no dead letter of ours; it stays as it is", letter.key)
             return letter
-        if standing.state is State.OPEN or standing.died_at >= letter.died_at:
+        untouched = standing.state is State.OPEN and not standing.replaying
+        if untouched or standing.died_at >= letter.died_at:
             return standing
         etag = found[1].etag
         if await self._store.replace(Layer.LEDGER, letter.key, data, etag=etag, metadata={}, content_type=JSON):
