@@ -13,6 +13,7 @@ import pytest
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.minio import MinioStore
 from acequia.datasets import load_registry
+from acequia.errors import RejectedInput
 from acequia.layers import Buckets, Layer, anchor_key, done_key, landing_done_id
 from acequia.runner import Workshop
 from acequia.topology import topology
@@ -176,11 +177,17 @@ async def test_a_past_that_was_written_anew_with_sound_hashes_contradicts_its_an
     assert "record 6 has another hash than was anchored" in result["problems"][0]
 
 
-async def test_a_row_that_was_slipped_in_before_the_first_is_named(database, store, ten):
-    await tamper(database, "UPDATE acequia.audit_events SET seq = -1 WHERE seq = 10")
+@pytest.mark.parametrize("seq", [0, -1, -(2**63)])
+async def test_a_row_that_was_slipped_in_before_the_first_is_named(database, store, ten, seq):
+    slip_in = f"UPDATE acequia.audit_events SET seq = {seq} WHERE seq = 10"
+    with pytest.raises(RejectedInput, match="count_from_one"):
+        await tamper(database, slip_in)
+    await tamper(database, "ALTER TABLE acequia.audit_events DROP CONSTRAINT audit_events_count_from_one", slip_in)
     result = await verified(database, store)
-    assert result["first_broken"] == -1
-    assert "record -1 was not written by Acequia" in result["problems"][0]
+    assert result["first_broken"] == seq
+    assert f"record {seq} was not written by Acequia" in result["problems"][0]
+    assert "cut off after record 9" in result["problems"][1]
+    assert len(result["problems"]) == 2
 
 
 async def test_an_anchor_that_was_changed_is_named(database, store, ten):

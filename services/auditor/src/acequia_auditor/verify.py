@@ -104,7 +104,7 @@ class _Check:
         self._hash = genesis(chain)
         anchors = _anchors(self._store, chain)
         anchor = await anext(anchors, None)
-        after = -(2**63)
+        after: int | None = None
         while page := await self._database.fetch("chain_page", after, PAGE):
             for row in page:
                 self._check_row(row)
@@ -113,7 +113,7 @@ class _Check:
                     anchor = await anext(anchors, None)
             after = page[-1]["seq"]
             yield {"seq": after, "of": max(of, after)}
-        if verdict.records:
+        if self._seq:
             verdict.head = (self._seq, self._hash.hex())
         await self._check_end(anchor, anchors)
         async with self._database.transaction() as connection:
@@ -123,19 +123,20 @@ class _Check:
     def _check_row(self, row: asyncpg.Record) -> None:
         seq: int = row["seq"]
         self.verdict.records += 1
+        if seq < 1:
+            self.verdict.broken(seq, f"record {seq} was not written by Acequia: the chain begins with 1")
+            return
         if seq == self._seq + 2:
             self.verdict.broken(seq - 1, f"record {seq - 1} is missing")
         elif seq > self._seq + 1:
             self.verdict.broken(self._seq + 1, f"records {self._seq + 1} to {seq - 1} are missing")
-        elif seq < 1:
-            self.verdict.broken(seq, f"record {seq} was not written by Acequia: the chain begins with 1")
         if seq != self._seq + 1:
             pass  # what it followed is gone, so that its own hash cannot be computed
         elif link(self._hash, row["event_id"], row["body"]) != row["hash"]:
             self.verdict.broken(seq, f"record {seq} was changed: it is not what was chained ({row['event_id']})")
         elif wrong := _differing(row):
             self.verdict.broken(seq, f"record {seq} was changed in {', '.join(wrong)} ({row['event_id']})")
-        self._seq, self._hash = max(seq, 0), row["hash"]
+        self._seq, self._hash = seq, row["hash"]
 
     def _check_anchor(self, anchor: "Anchor | _Unreadable", seq: int, hash: bytes) -> None:
         """`seq` and `hash`: of the first record at the anchor's or after it. What is missing was told already."""
@@ -162,7 +163,7 @@ class _Check:
                 self.verdict.last_anchor = anchor.head
                 if not cut:
                     said = f"record {anchor.seq} was anchored at {_time(anchor.anchored_at)} and is not there"
-                    if self.verdict.records:
+                    if self._seq:
                         said = f"the end is cut off after record {self._seq}: {said}"
                     else:
                         said = f"every record is gone: {said}"
