@@ -215,6 +215,14 @@ async def test_a_database_without_a_chain_does_not_hide_that_there_was_one(datab
     assert "other chain" in result["problems"][0]
 
 
+async def test_records_of_no_chain_are_told_also_where_nothing_was_anchored(database, store, tale):
+    await store_records(database, [tale().accepted(), tale().accepted()])
+    await tamper(database, "DELETE FROM acequia.chains", "DELETE FROM acequia.audit_events WHERE seq = 1")
+    result = await verified(database, store)
+    assert (result["ok"], result["chain"], result["first_broken"]) == (False, None, 2)
+    assert "record 2 and what may follow it belong to no chain" in result["problems"][0]
+
+
 # a rebuilt database
 
 

@@ -93,12 +93,16 @@ class _Check:
         self._hash = b""
 
     async def run(self) -> AsyncIterator[dict[str, int]]:
+        first = await self._database.fetch("chain_page", None, 1)  # before the chain that it has to belong to
         heads = await self._database.fetch("chain_head")
         of = (heads[0]["seq"] or 0) if heads else 0
+        verdict = self.verdict
         if not heads:
+            if first:
+                said = f"record {first[0]['seq']} and what may follow it belong to no chain: which one it was is gone"
+                verdict.broken(first[0]["seq"], said)
             await self._check_other_chains()
             return
-        verdict = self.verdict
         verdict.chain = chain = heads[0]["chain"]
         assert chain is not None
         self._hash = genesis(chain)
