@@ -274,6 +274,8 @@ class ConsumerService:
     async def check(self) -> None:
         if self._subscription is None:
             raise TransientFailure(f"{self.name} is starting", dependency=self.name)
+        if self._watch is not None and self._watch.done():
+            raise TransientFailure(f"{self.name} looks at no replays any more", dependency=self.name)
 
 
 @dataclass(slots=True)

@@ -59,8 +59,8 @@ from acequia.runner import (
     Workshop,
     commit,
     committed_record,
+    in_thread,
     input_record,
-    no_room,
     publish_note,
     reject,
     settle,
@@ -191,6 +191,11 @@ class Plans:
             return str(stem) in self._covered
         return False
 
+    def covered_at(self, stem: Stem) -> datetime | None:
+        """When the last plan that covers the object was made. `covers` first."""
+        number = self._covered.get(str(stem))
+        return self.known[number].created_at if number in self.known else None
+
     def window(self, since: date) -> list[Candidate]:
         """Inputs of the known plans dated `since` or later, newest first; of each stem what the latest plan took."""
         found: dict[str, Candidate] = {}
@@ -232,7 +237,7 @@ class Plans:
         stems = (Stem.parse(c.stem) for c in plan.inputs)
         self._dates[plan.number] = tuple(stem.date if stem else date.min for stem in stems)
         for candidate in plan.inputs:
-            self._covered[candidate.stem] = plan.number
+            self._covered[candidate.stem] = max(plan.number, self._covered.get(candidate.stem, 0))
         if plan.number > self.last:
             self.last = plan.number
             self._forget_below(plan.plans_from)
@@ -251,11 +256,22 @@ class Plans:
         return Plan.parse(found[0]) if found else None
 
 
+def _stale_since(headers: Mapping[str, str]) -> datetime | None:
+    """When a message was sent that asks for the current variant; None: it does not. Where it says no time: always."""
+    if (told := headers.get(HEADER_STALE)) is None:
+        return None
+    try:
+        return datetime.fromisoformat(told).astimezone(UTC)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
 @dataclass(slots=True)
 class Arrival:
     event: ObjectCreated
     stem: Stem
-    stale: bool
+    stale_since: datetime | None
+    """Set: only a plan made at this time or later covers it."""
     planned: asyncio.Future[None]
 
 
@@ -352,7 +368,7 @@ class BatchRunner:
             except TransientFailure as error:
                 log.warning("%s: waiting %.1f s: %s", self.stage.name, pause, error)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 10.0)
+                pause = min(pause * 2, 10.0 if error.away else 60.0)
 
     async def finish(self, life: asyncio.Task[None], grace: float) -> None:
         """Stop `run`: a plan in work has `grace` seconds to end, then its start is released for another."""
@@ -360,7 +376,7 @@ class BatchRunner:
             await asyncio.wait_for(self._idle.wait(), grace)
         while not life.done():  # again: before Python 3.12 `wait_for` may swallow a cancel that meets its result
             life.cancel()
-            await asyncio.wait({life}, timeout=0.5)
+            await asyncio.wait({life}, timeout=RELEASE_SECONDS + 1)
 
     # gather and plan
 
@@ -387,7 +403,7 @@ class BatchRunner:
         arrival = Arrival(
             event,
             name.stem,
-            HEADER_STALE in delivery.message.headers,
+            _stale_since(delivery.message.headers),
             asyncio.get_running_loop().create_future(),
         )
         self._arrived.put_nowait(arrival)
@@ -445,11 +461,14 @@ class BatchRunner:
         while True:
             wanted: dict[str, Arrival] = {}
             for arrival in arrivals:
-                if arrival.stale or not await plans.covers(arrival.stem):
+                covered = await plans.covers(arrival.stem)
+                if covered and (since := arrival.stale_since) is not None:
+                    covered = (plans.covered_at(arrival.stem) or since) >= since
+                if not covered:
                     wanted.setdefault(str(arrival.stem), arrival)
             for stem in sorted(wanted.keys() - candidates.keys()):
                 if (candidate := await self._candidate(wanted[stem])) is not None:
-                    candidates[stem] = candidate
+                    candidates[stem] = await self._newest(candidate)
             inputs = tuple(candidates[stem] for stem in sorted(wanted) if stem in candidates)
             if not inputs:
                 return
@@ -457,7 +476,10 @@ class BatchRunner:
                 self._open[dataset, plan.number] = plan
                 self._fresh.add((dataset, plan.number))
                 log.info("%s: plan %d of %s covers %d objects", self.stage.name, plan.number, dataset, len(inputs))
-                await self._announce(plan)
+                try:
+                    await self._announce(plan)
+                except TransientFailure as error:  # who works on it tells it then
+                    log.warning("%s: plan %d is told later: %s", self.stage.name, plan.number, error)
                 return
             plans = await self._refresh(dataset)
 
@@ -487,7 +509,8 @@ class BatchRunner:
 
     def _compose(self, plans: Plans, inputs: tuple[Candidate, ...]) -> Plan:
         number = plans.last + 1
-        now = utc_now().replace(microsecond=0)
+        made_at = utc_now()
+        now = made_at.replace(microsecond=0)
         horizon = now.date() - timedelta(days=max(self.stage.window_days, 2))
         if (newest := plans.known.get(plans.last)) is not None:
             horizon = max(horizon, newest.settled_before)  # a clock that went back unsettles nothing
@@ -503,7 +526,7 @@ class BatchRunner:
             dataset=plans.dataset,
             number=number,
             stem=Stem(plans.dataset, now, plan=number),
-            created_at=now,
+            created_at=made_at,
             run_id=uuid5(NAMESPACE, f"{self.workshop.buckets.prefix}\n{key}"),
             parents=tuple(parents),
             inputs=inputs,
@@ -512,29 +535,24 @@ class BatchRunner:
             more=self.stage.compose(inputs, window),
         )
 
-    async def _with_newest_window(self, plan: Plan) -> Plan:
-        """The same; of each stem in the window the newest variant that there is.
-
-        It may stand beside the one that an earlier plan took (`acequia replay --stale`).
-        """
-        known = await self._written.known()
-        if len(known) < 2 or not (window := plan.more.get("window")):
-            return plan
-        ranked = sorted(known, key=lambda v: (variant_version(v), known.index(v)), reverse=True)
-        slots = asyncio.Semaphore(16)
-
-        async def newest(taken: Mapping[str, Any]) -> Mapping[str, Any]:
-            stem, variant = Stem.parse(taken["stem"]), taken["variant"]
-            if stem is None or variant not in ranked:
-                return taken
-            for better in ranked[: ranked.index(variant)]:
-                async with slots:
-                    info = await self.workshop.store.head(self.stage.reads, data_key(stem, better))
-                if info is not None:
-                    return asdict(self._candidate_of(stem, info.key, info.etag, info.bytes, info.metadata))
+    async def _newest(self, taken: Candidate) -> Candidate:
+        """The newest variant that there is of the object: it may stand beside `taken` (`acequia replay --stale`)."""
+        known, stem = await self._written.known(), Stem.parse(taken.stem)
+        if len(known) < 2 or stem is None or taken.variant not in known:
             return taken
+        ranked = sorted(known, key=lambda v: (variant_version(v), known.index(v)), reverse=True)
+        for better in ranked[: ranked.index(taken.variant)]:
+            info = await self.workshop.store.head(self.stage.reads, data_key(stem, better))
+            if info is not None:
+                return self._candidate_of(stem, info.key, info.etag, info.bytes, info.metadata)
+        return taken
 
-        return replace(plan, more={**plan.more, "window": await asyncio.gather(*(newest(c) for c in window))})
+    async def _with_newest_window(self, plan: Plan) -> Plan:
+        """The same; of each object in the window the newest variant."""
+        if not (window := plan.more.get("window")):
+            return plan
+        newest = await asyncio.gather(*(self._newest(Candidate(**c)) for c in window))
+        return replace(plan, more={**plan.more, "window": [asdict(c) for c in newest]})
 
     async def _announce(self, plan: Plan) -> None:
         """Tell the audit which plan covers which objects."""
@@ -775,12 +793,7 @@ class BatchRunner:
                     raise RejectedInput("inputs_gone", "none of the plan's inputs is there any more")
                 out = folder / "out"
                 out.mkdir()
-                try:
-                    outcome = await asyncio.to_thread(stage.process, work, paths, out)
-                except Exception as error:
-                    if no_room(error):  # it is none of the plan's failures
-                        raise TransientFailure(f"no space for temporary files: {error}", dependency="disk") from error
-                    raise
+                outcome = await in_thread(stage.process, work, paths, out)
                 workshop.at(f"{stage.name}.after_process")
                 return await self._store(plan, work, outcome, uri, started)
             except RejectedInput as rejected:

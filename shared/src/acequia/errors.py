@@ -1,5 +1,9 @@
 """Errors, named by what follows from them. One `match` in the runner maps them to what happens next."""
 
+import errno
+
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+
 
 class AcequiaError(Exception):
     """Base of every error that Acequia raises on purpose."""
@@ -61,3 +65,14 @@ class InputGone(AcequiaError):
 
 class LostRace(AcequiaError):
     """Someone else moved a pointer that this decision was based on: read it again and decide again."""
+
+
+def of_this_machine(error: BaseException) -> bool:
+    """Whether this machine failed (no space, no file handles, no memory), not what it read: then nothing is rejected.
+
+    As Python says it, or as polars does, in words.
+    """
+    said = str(error)
+    return (isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE) or any(
+        f"(os error {number})" in said for number in _OF_THIS_MACHINE
+    )

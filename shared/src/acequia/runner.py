@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,13 +19,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from acequia.datasets import Dataset, Registry
-from acequia.errors import ConfigurationError, InputGone, LostRace, RejectedInput, TransientFailure
+from acequia.errors import (
+    AcequiaError,
+    ConfigurationError,
+    InputGone,
+    LostRace,
+    RejectedInput,
+    TransientFailure,
+    of_this_machine,
+)
 from acequia.events import (
     META_DATASET,
     META_ROWS,
@@ -73,10 +80,13 @@ from acequia.work import Beside, Input, Outcome, RejectedWhole, Work
 
 log = logging.getLogger("acequia")
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 PARQUET = "application/vnd.apache.parquet"
 JSON = "application/json"
 HEADER_STALE = "acequia-stale"
-"""Header of a message that asks for the current variant even where an older one stands."""
+"""Header of a message that asks for the current variant even where an older one stands: when it was sent (ISO 8601)."""
 FOLDER_PREFIX = "acequia-work-"
 NEW_FOLDER_PREFIX = "acequia-new-"
 """A folder bears this name until it is locked: an unlocked one of the other name has lost its process."""
@@ -229,7 +239,7 @@ async def settle(
                 workshop.fatal(error)
             return HandBack()
         except Exception as error:  # a bug: bounded redelivery, then a dead letter with its traceback
-            full = no_room(error)
+            full = of_this_machine(error)
             failure = TransientFailure(f"no space for temporary files: {error}", dependency="disk") if full else error
             log.exception("%s: attempt %d failed", stage, delivery.attempt)
             workshop.meters.deliveries.labels(stage, "retry" if full else "bug").inc()
@@ -240,10 +250,22 @@ async def settle(
         return Ack()
 
 
-def no_room(error: Exception) -> bool:
-    """Whether the disk of the temporary files is full: as Python says it, or as polars does, in words."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return (isinstance(error, OSError) and error.errno in full) or any(f"(os error {n})" in str(error) for n in full)
+async def in_thread(process: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run `process` in a worker thread.
+
+    Where this machine fails it, TransientFailure. A panic of polars' becomes a RuntimeError: it is no Exception, and
+    would get past whoever decides about the message.
+    """
+    try:
+        return await asyncio.to_thread(process, *arguments, **named)
+    except (AcequiaError, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        if of_this_machine(error):
+            raise TransientFailure(f"no space or no handles for temporary files: {error}", dependency="disk") from error
+        if isinstance(error, Exception):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 async def _note_failure(workshop: Workshop, stage: str, delivery: Delivery, error: Exception) -> None:
@@ -561,7 +583,7 @@ class StageRunner:
             work, paths = await self._fetch_needs(work, first, folder / f"needs-{race}")
             out = folder / f"out-{race}"
             out.mkdir()
-            outcome = await asyncio.to_thread(self.stage.process, work, paths, out)
+            outcome = await in_thread(self.stage.process, work, paths, out)
             self.workshop.at(f"{self.stage.name}.after_process")
             try:
                 return await self._store(work, outcome, event, started)

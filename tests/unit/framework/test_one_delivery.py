@@ -148,6 +148,31 @@ async def test_events_of_other_buckets_are_counted_and_forgotten(workshop: Works
     await records(workshop, 0)
 
 
+class Panic(BaseException):
+    """As polars' PanicException: no Exception."""
+
+
+async def test_a_panic_of_a_library_is_a_bug_that_is_retried_not_a_message_that_is_held(workshop: Workshop) -> None:
+    def panics(work: Work, inputs: Sequence[Path], out: Path) -> Outcome:
+        raise Panic("index out of bounds")
+
+    runner = await runner_of(workshop, stage(process=panics))
+    settled = await runner.handle(await put_raw(workshop, STEM))
+    assert isinstance(settled, Retry)
+    assert "index out of bounds" in settled.reason
+
+
+@pytest.mark.parametrize("said", [OSError(24, "Too many open files"), ValueError("it said: no handles (os error 24)")])
+async def test_what_this_machine_lacks_is_transient_and_no_bug(workshop: Workshop, said: Exception) -> None:
+    def lacks(work: Work, inputs: Sequence[Path], out: Path) -> Outcome:
+        raise said
+
+    runner = await runner_of(workshop, stage(process=lacks))
+    settled = await runner.handle(await put_raw(workshop, STEM))
+    assert isinstance(settled, Retry)
+    assert settled.traceback == ""
+
+
 async def test_rows_that_do_not_add_up_are_a_bug_that_is_retried_with_its_traceback(workshop: Workshop) -> None:
     def lose_one(work: Work, inputs: Sequence[Path], out: Path) -> Outcome:
         outcome = copy_rows(work, inputs, out)

@@ -19,7 +19,7 @@ from acequia.errors import TransientFailure
 from acequia.events import Status
 from acequia.layers import Layer, Stem, data_key
 from acequia.ports import Ack, Delivery, Settlement
-from acequia.runner import PARQUET, Workshop
+from acequia.runner import HEADER_STALE, PARQUET, Workshop
 from acequia.stage import BatchStage, Candidate
 from acequia.topology import dead_queue
 from acequia.work import Outcome, RejectedWhole, Work
@@ -160,6 +160,44 @@ async def test_a_later_training_reads_what_was_made_anew_in_place_of_what_an_ear
     assert [c["stem"] for c in (await plans(workshop))[1]["inputs"]] == [str(third)]
     (read,) = [card["trained_on"] for card in await cards(workshop) if str(third) in str(card)]
     assert set(read) == {data_key(first, new), data_key(second, old), data_key(third, new)}
+
+
+async def test_a_plan_takes_the_newest_variant_of_an_object_whichever_event_comes_first(workshop: Workshop) -> None:
+    old, new = "v1-000000", "v2-000000"
+    stages = json.dumps({"variants": [old, new]}).encode()
+    await workshop.store.put(Layer.LEDGER, "stages/transformer.json", stages, metadata={}, content_type="x/y")
+    each = stem(1)
+    await put_silver(workshop, each, old)
+    await put_silver(workshop, each, new)
+    async with running(workshop, trainer(gather_quiet=1.0)):
+        await until(lambda: keys(workshop, Layer.MODELS))
+    assert [c["key"] for plan in await plans(workshop) for c in plan["inputs"]] == [data_key(each, new)]
+
+
+async def test_a_stale_message_is_one_training_however_often_it_comes(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the plan that it led to could not be told to the audit at first."""
+    delivery = await put_silver(workshop, stem(1))
+    publish, refused = workshop.bus.publish, 0
+
+    async def full(exchange: str, routing_key: str, message: Any) -> None:
+        nonlocal refused
+        if "planned" in routing_key and (refused := refused + 1) <= 2:
+            raise TransientFailure("it is full", dependency="bus", away=True)
+        await publish(exchange, routing_key, message)
+
+    async with running(workshop, trainer()) as runner:
+        await until(lambda: finished(workshop, 1))
+        asks = replace(delivery.message, headers={HEADER_STALE: datetime.now(UTC).isoformat()})
+        again = replace(delivery, message=asks)
+        monkeypatch.setattr(workshop.bus, "publish", full)
+        assert await runner.handle(again) == Ack()
+        await until(lambda: finished(workshop, 2))
+        assert await runner.handle(again) == Ack()
+        assert await runner.handle(again) == Ack()
+    assert len(await plans(workshop)) == 2
+    assert refused > 0
 
 
 async def finished(workshop: Workshop, number: int) -> bool:

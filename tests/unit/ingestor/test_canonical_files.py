@@ -196,6 +196,19 @@ def test_parquet_dates_are_midnight(parse: Parse, tmp_path: Path) -> None:
     assert rows["timestamp"].item() == datetime(2025, 12, 20, tzinfo=UTC)
 
 
+def test_a_sound_parquet_file_is_not_rejected_for_what_this_machine_lacks(
+    parse: Parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    path = tmp_path / "sound.parquet"
+    pl.DataFrame({"timestamp": [AT], "src_ip": ["10.0.0.1"], "dst_ip": ["10.0.0.2"]}).write_parquet(path)
+    monkeypatch.setattr(pl, "scan_parquet", lacks)
+    with pytest.raises(OSError, match="Too many open files"):
+        parse(path)
+
+
 def test_a_parquet_file_that_was_cut_is_unreadable(parse: Parse, tmp_path: Path) -> None:
     content = written(frame(), tmp_path).read_bytes()
     with pytest.raises(RejectedInput) as caught:

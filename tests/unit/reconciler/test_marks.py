@@ -161,6 +161,15 @@ async def test_a_file_that_was_not_ingested_holds_the_marks_back(
     assert await marks(workshop) == {"ingestor": -1.0, "transformer": -1.0, "trainer": -1.0, "evaluator": -1.0}
 
 
+async def test_marks_of_a_clock_that_was_ahead_are_not_believed(workshop: Workshop) -> None:
+    await orphans(workshop, full=True)
+    await workshop.store.put(Layer.RAW, data_key(stem(30, 1)), b"rows", metadata={}, content_type="x/y")
+    later = (utc_now() + timedelta(days=30)).isoformat()
+    document = json.dumps({"full_at": later, "datasets": {DATASET: later}}).encode()
+    await workshop.store.put(Layer.LEDGER, mark_key("transformer"), document, metadata={}, content_type="x/y")
+    assert await orphans(workshop, full=False) == [data_key(stem(30, 1))]
+
+
 async def test_an_open_plan_holds_the_mark_of_who_reads_its_model(workshop: Workshop) -> None:
     await planned(workshop, 1, 4, await ingested(workshop, 5))
     late = await planned(workshop, 2, 2, await ingested(workshop, 3, 2), ended=False)

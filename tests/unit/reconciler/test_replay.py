@@ -16,7 +16,7 @@ from acequia.app import make_app
 from acequia.batches import Plan
 from acequia.datasets import load_registry
 from acequia.errors import QueueFull, TransientFailure
-from acequia.events import ObjectCreated, parse_notification
+from acequia.events import ObjectCreated, parse_notification, utc_now
 from acequia.layers import (
     Buckets,
     Layer,
@@ -105,7 +105,8 @@ async def replayed(http: httpx.AsyncClient, workshop: Workshop, stage: str, **as
     for delivery, event in zip(found, events, strict=True):
         assert isinstance(event, ObjectCreated)
         assert event.layer is layer
-        assert delivery.message.headers.get(HEADER_STALE) == ("1" if asked.get("stale") else None)
+        told = delivery.message.headers.get(HEADER_STALE)
+        assert (told is not None and datetime.fromisoformat(told) <= utc_now()) if asked.get("stale") else told is None
     assert result["sent"] == result["matched"] == len(found)
     return sorted(e.key for e in events if isinstance(e, ObjectCreated))
 
@@ -148,6 +149,13 @@ async def test_stale_sends_what_the_current_variant_has_not_made(http: httpx.Asy
     await put(workshop, Layer.QUARANTINE, manifest_key("transformer", stem(3), OLD))
     await put(workshop, Layer.QUARANTINE, manifest_key("transformer", stem(4), NEW))
     assert await replayed(http, workshop, "transformer", stale=True) == [data_key(stem(n)) for n in (1, 3, 5)]
+
+
+async def test_a_time_with_an_offset_is_the_same_moment(http: httpx.AsyncClient, workshop: Workshop) -> None:
+    late = Stem(DATASET, datetime(2025, 12, 19, 23, 0, tzinfo=UTC), f"{1:016x}", 1)
+    await put(workshop, Layer.RAW, data_key(late))
+    for since in ("2025-12-19T22:00:00Z", "2025-12-20T00:00:00+02:00"):
+        assert (await ask(http, "raw", since=since, dry_run=True))[-1]["result"]["seen"] == 1
 
 
 async def test_of_several_variants_of_a_stem_the_newest_is_sent(http: httpx.AsyncClient, workshop: Workshop) -> None:

@@ -207,6 +207,19 @@ def test_a_truncated_file_is_rejected_whole(run: Transform, raw: Raw) -> None:
         run(buffer.getvalue()[:-100])
 
 
+@pytest.mark.parametrize("said", ["Too many open files (os error 24)", "No space left on device (os error 28)"])
+def test_a_sound_file_is_not_rejected_for_what_this_machine_lacks(
+    run: Transform, raw: Raw, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise pl.exceptions.ComputeError(said)
+
+    sound = raw([{"bytes": 1}])
+    monkeypatch.setattr(pl, "scan_parquet", lacks)
+    with pytest.raises(pl.exceptions.ComputeError, match="os error"):
+        run(sound)
+
+
 def test_damage_inside_a_file_is_rejected_whole_with_its_rows_counted(run: Transform, raw: Raw) -> None:
     buffer = io.BytesIO()
     raw([{"bytes": n * 7919, "src_port": n} for n in range(5000)]).write_parquet(buffer, compression="zstd")

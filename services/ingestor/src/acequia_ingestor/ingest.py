@@ -52,7 +52,7 @@ from acequia.layers import (
     run_id_of,
 )
 from acequia.ports import Delivery, ObjectInfo, Settlement
-from acequia.runner import JSON, PARQUET, Variants, Workshop, info_record, publish_note, settle, sha256_of
+from acequia.runner import JSON, PARQUET, Variants, Workshop, in_thread, info_record, publish_note, settle, sha256_of
 from acequia.work import variant_of
 from acequia_ingestor.detect import choose_dataset, read_head, resolve_format
 from acequia_ingestor.formats import Format
@@ -221,7 +221,7 @@ class Ingestor:
                     dataset = self.workshop.registry.get(command.dataset)
                     if dataset is None:
                         raise RejectedInput("unknown_dataset", f"no dataset is named {command.dataset!r}")
-                    parsed = await asyncio.to_thread(
+                    parsed = await in_thread(
                         draw_synthetic,
                         command.source,
                         dataset,
@@ -292,7 +292,7 @@ class Ingestor:
         )
         parameters: dict[str, Any] = {"file": origin.file_name}
         try:
-            dataset, format = await asyncio.to_thread(self._recognise, source, event.key, info)
+            dataset, format = await in_thread(self._recognise, source, event.key, info)
         except RejectedInput as rejected:
             stem = Stem(UNKNOWN_DATASET, origin.at, origin.done_id.hex[:16])
             accepted = self._accept_file(origin, UNKNOWN_DATASET, parameters)
@@ -351,7 +351,7 @@ class Ingestor:
         if claim.origin.run_id != accepted.run_id:
             accepted = self._accept_file(claim.origin, claim.dataset, parameters)
         try:
-            parsed = await asyncio.to_thread(
+            parsed = await in_thread(
                 parse_file,
                 source,
                 claim.origin.file_name or "",

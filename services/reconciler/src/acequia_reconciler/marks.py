@@ -48,6 +48,11 @@ class Marks:
             return cls(reader)
         return cls(reader, full_at, datasets)
 
+    def believed(self, now: datetime, latest: datetime) -> "Marks":
+        """Without what only a clock that was ahead can have written: marks later than `latest`, a sweep after `now`."""
+        full_at = self.full_at if self.full_at and self.full_at <= now else None
+        return Marks(self.reader, full_at, {name: at for name, at in self.datasets.items() if at <= latest})
+
     async def write(self, store: ObjectStore) -> None:
         document: Mapping[str, object] = {
             "schema_version": 1,

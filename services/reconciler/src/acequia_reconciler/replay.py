@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from acequia.errors import QueueFull
-from acequia.events import ObjectCreated, to_notification
+from acequia.events import ObjectCreated, to_notification, utc_now
 from acequia.layers import Layer, Name
 from acequia.ports import Message, ObjectInfo
 from acequia.runner import HEADER_STALE, Variants, Workshop, newest_variant
@@ -37,7 +37,9 @@ class Replay(BaseModel):
     @field_validator("since", "until")
     @classmethod
     def _utc(cls, value: datetime | None) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def readers_of(layer: Layer) -> list[Reader]:
@@ -155,4 +157,4 @@ async def event_again(workshop: Workshop, info: ObjectInfo, *, stale: bool = Fal
         size=head.bytes,
         metadata=head.metadata,
     )
-    return Message(to_notification(event), headers={HEADER_STALE: "1"} if stale else {})
+    return Message(to_notification(event), headers={HEADER_STALE: utc_now().isoformat()} if stale else {})

@@ -152,7 +152,7 @@ class Sweeper:
         floor = min([latest, *commands.oldest.values()]) if not commands.failed else None
         before: Mapping[str, datetime] = {}
         for reader in READERS:
-            marks = await Marks.read(store, reader.stage)
+            marks = (await Marks.read(store, reader.stage)).believed(begun, latest)
             all_of_it = full or marks.full_at is None or begun - marks.full_at >= self._full_every
             if reader.layer is Layer.LANDING:
                 if not full and time.monotonic() < self._landing_after:

@@ -16,7 +16,7 @@ import skops.io
 
 from acequia.cards import Artifact, DataRef, HoldOut, ModelCard, PlanRef, Skipped
 from acequia.datasets import Dataset, Registry
-from acequia.errors import RejectedInput
+from acequia.errors import RejectedInput, of_this_machine
 from acequia.layers import Layer, folder_key, plan_key
 from acequia.samples import count_rows, draw_rows, rows_of, time_of_rank
 from acequia.stage import Candidate
@@ -144,7 +144,7 @@ def _sources(work: Work, inputs: Sequence[Path], dataset: Dataset) -> tuple[list
         try:
             rows, wrong = rows_of(path), _what_is_wrong(path, dataset)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            if not path.exists():
+            if of_this_machine(error) or not path.exists():
                 raise
             skipped.append(Skipped(uri=given.uri, reason=f"not a Parquet file that can be read: {error}"))
             continue

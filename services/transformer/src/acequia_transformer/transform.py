@@ -12,6 +12,7 @@ import dataframely as dy
 import polars as pl
 
 from acequia.datasets import Dataset, Registry
+from acequia.errors import of_this_machine
 from acequia.layers import Layer, rejected_rows_key
 from acequia.work import Beside, Outcome, RejectedWhole, Work
 from acequia_transformer.features import FEATURES
@@ -100,7 +101,7 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
         found = scan.collect_schema()
         rows = scan.select(pl.len()).collect().item()
     except (*UNREADABLE, OSError) as error:
-        if not path.exists():
+        if of_this_machine(error) or not path.exists():
             raise
         raise RejectedWhole("not_canonical", f"this is not a Parquet file: {error}") from error
     wrong = [
@@ -119,6 +120,8 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
                 raise RejectedWhole("too_large", reason, rows_in=rows, rejected={"too_large": rows})
             batches.append(batch)
     except UNREADABLE as error:
+        if of_this_machine(error):
+            raise
         raise RejectedWhole(
             "not_canonical",
             f"this Parquet file is damaged: {error}",

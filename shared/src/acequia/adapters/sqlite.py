@@ -168,10 +168,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
         connection.executescript(_SCHEMA)
-        if "most" not in {row[1] for row in connection.execute("PRAGMA table_info(queues)")}:  # a file of 0.1.0
-            connection.executescript(
-                "ALTER TABLE queues ADD COLUMN rungs_of TEXT; ALTER TABLE queues ADD COLUMN most INTEGER"
-            )
+        there = {row[1] for row in connection.execute("PRAGMA table_info(queues)")}
+        for column, kind in (("rungs_of", "TEXT"), ("most", "INTEGER")):  # a file from before they were there
+            if column not in there:
+                connection.execute(f"ALTER TABLE queues ADD COLUMN {column} {kind}")
     except BaseException:
         connection.close()
         raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from acequia.datasets import Dataset
-from acequia.errors import RejectedInput
+from acequia.errors import RejectedInput, of_this_machine
 from acequia_ingestor.formats import Chunk, Format, Head
 from acequia_ingestor.formats._columns import Field, chunk, no_rejected, typed
 from acequia_ingestor.formats._lines import numbered
@@ -35,6 +35,8 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
         source = pl.scan_parquet(path)
         have = source.collect_schema()
     except UNREADABLE as error:
+        if of_this_machine(error):
+            raise
         raise RejectedInput("unreadable", f"no readable Parquet file: {str(error)[:300]}") from error
     if missing := [name for name in dataset.required if name not in have]:
         raise RejectedInput("missing_columns", f"the file lacks {', '.join(missing)}; it has {', '.join(have)[:500]}")
@@ -48,6 +50,8 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
         try:
             batch = next(batches, None)
         except UNREADABLE as error:
+            if of_this_machine(error):
+                raise
             raise RejectedInput("unreadable", f"the Parquet file is broken: {str(error)[:300]}") from error
         if batch is None:
             return
