@@ -6,6 +6,7 @@ The tests do to PostgreSQL what somebody with its owner's password could do.
 import asyncio
 import hashlib
 import json
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -254,6 +255,31 @@ async def test_a_rebuilt_database_begins_a_new_chain_with_a_record_that_names_th
         assert (str(named.chain), named.seq) == (before["chain"], before["head"]["seq"]), generation
         await auditor.anchor()
         before = await verified(database, store)
+
+
+async def test_a_chain_that_begins_names_the_one_that_stood_also_in_a_copy_of_the_store(
+    database, store, auditor, buckets, ten, tale, tmp_path
+):
+    for _ in range(2):
+        await tamper(database, "DROP SCHEMA acequia CASCADE")
+        await database.close()
+        await store_records(database, [tale().ingested(1)])
+        await auditor.anchor()
+    chain = (await last_anchor(store)).chain
+    anchors = [info.key async for info in store.list_objects(Layer.LEDGER, "anchors/")]
+    other = await DirectoryStore.open(tmp_path / "copy", buckets)
+    for key in sorted(anchors, key=lambda key: str(chain) not in key):  # its own are copied first
+        body = (await store.read(Layer.LEDGER, key))[0]
+        await other.create(Layer.LEDGER, key, body, metadata={}, content_type="application/json")
+    assert (await last_anchor(other)).chain == chain
+    assert (await verified(database, other))["problems"] == []
+    await tamper(database, "DROP SCHEMA acequia CASCADE")
+    await database.close()
+    database.earlier = partial(last_anchor, other)
+    await store_records(database, [tale().ingested(1)])
+    result = await verified(database, other)
+    assert (result["problems"], result["previous"]["chain"]) == ([], str(chain))
+    await other.close()
 
 
 async def test_a_chain_that_names_less_than_was_anchored_is_told(database, settings, store, auditor, ten, tale):

@@ -14,7 +14,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -178,22 +177,26 @@ async def anchored_chains(store: ObjectStore) -> list[UUID]:
     return chains
 
 
-async def anchor_keys(store: ObjectStore, chain: UUID, *, after: str = "") -> AsyncIterator[tuple[str, datetime]]:
-    """Keys of the anchors of `chain`, and when each was written, in the order of its records."""
+async def anchor_keys(store: ObjectStore, chain: UUID, *, after: str = "") -> AsyncIterator[str]:
+    """Keys of the anchors of `chain`, in the order of its records."""
     async for info in store.list_objects(Layer.LEDGER, anchor_prefix(chain), start_after=after):
-        yield info.key, info.last_modified
+        yield info.key
 
 
 async def last_anchor(store: ObjectStore) -> Anchor | None:
-    """The anchor that was written last, of whatever chain: what a chain that begins now has to name."""
-    last: list[tuple[datetime, str]] = []
-    for chain in await anchored_chains(store):
-        newest = None
-        async for key, written in anchor_keys(store, chain):
-            newest = (written, key)
-        if newest is not None:
-            last.append(newest)
-    for _, key in sorted(last, reverse=True):
-        if (anchor := await read_anchor(store, key)) is not None:
-            return anchor
-    return None
+    """The newest anchor of the chain that no other names: what a chain that begins now has to name.
+
+    When the objects were written does not count: a copy of a store has other times.
+    """
+    newest = [anchor for chain in await anchored_chains(store) if (anchor := await newest_anchor(store, chain))]
+    named = {anchor.previous.chain for anchor in newest if anchor.previous is not None}
+    last = [anchor for anchor in newest if anchor.chain not in named]
+    return max(last, key=lambda anchor: anchor.anchored_at, default=None)
+
+
+async def newest_anchor(store: ObjectStore, chain: UUID) -> Anchor | None:
+    """The anchor of the last record of `chain` that has one; None where it cannot be read."""
+    last = ""
+    async for key in anchor_keys(store, chain):
+        last = key
+    return await read_anchor(store, last) if last else None

@@ -21,6 +21,7 @@ from acequia_auditor.chain import (
     anchored_chains,
     genesis,
     link,
+    newest_anchor,
     read_anchor,
     read_previous,
 )
@@ -183,11 +184,7 @@ class _Check:
             others.remove(named.chain)
             named = await self._check_named(named)
         for chain in sorted(others):
-            last = ""
-            async for key, _ in anchor_keys(self._store, chain):
-                last = key
-            anchor = await read_anchor(self._store, last) if last else None
-            if anchor is not None:
+            if (anchor := await newest_anchor(self._store, chain)) is not None:
                 holds = f"chain {self.verdict.chain}" if self.verdict.chain else "no chain"
                 self.verdict.broken(
                     1,
@@ -202,7 +199,7 @@ class _Check:
             self.verdict.broken(
                 1, f"this chain names record {named.seq} of chain {named.chain}, which the store denies"
             )
-        async for key, _ in anchor_keys(self._store, named.chain, after=anchor_key(named.chain, named.seq)):
+        async for key in anchor_keys(self._store, named.chain, after=anchor_key(named.chain, named.seq)):
             self.verdict.broken(
                 1, f"chain {named.chain} went on after record {named.seq}, with which this one begins: see {key}"
             )
@@ -221,7 +218,7 @@ class _Unreadable:
 async def _anchors(store: ObjectStore, chain: UUID) -> AsyncIterator[Anchor | _Unreadable]:
     """Each anchor of `chain`, in order."""
     keys: list[str] = []
-    async for key, _ in anchor_keys(store, chain):
+    async for key in anchor_keys(store, chain):
         keys.append(key)
         if len(keys) == ANCHORS_AT_ONCE:
             for anchor in await _read(store, keys):
