@@ -296,6 +296,18 @@ async def test_a_chain_that_names_less_than_was_anchored_is_told(database, setti
     ]
 
 
+async def test_a_chain_before_this_one_whose_anchors_are_all_gone_is_told(database, store, auditor, ten, tale):
+    first = (await last_anchor(store)).chain
+    await tamper(database, "DROP SCHEMA acequia CASCADE")
+    await database.close()
+    await store_records(database, [tale().ingested(1)])
+    await auditor.anchor()
+    for seq in (6, 10):
+        await store.remove(Layer.LEDGER, anchor_key(first, seq))
+    result = await verified(database, store)
+    assert result["problems"] == [f"a later chain names record 10 of chain {first}, which the store denies"]
+
+
 # several auditors
 
 

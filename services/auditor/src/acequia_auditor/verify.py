@@ -180,9 +180,11 @@ class _Check:
         """Each chain that has anchors is this one, or is named by it, or by one that is named, and so on."""
         others = set(await anchored_chains(self._store)) - {self.verdict.chain}
         named = self.verdict.previous
-        while named is not None and named.chain in others:
-            others.remove(named.chain)
+        seen = {self.verdict.chain}
+        while named is not None and named.chain not in seen:
+            seen.add(named.chain)
             named = await self._check_named(named)
+        others -= seen
         for chain in sorted(others):
             if (anchor := await newest_anchor(self._store, chain)) is not None:
                 holds = f"chain {self.verdict.chain}" if self.verdict.chain else "no chain"
@@ -197,7 +199,7 @@ class _Check:
         anchor = await read_anchor(self._store, anchor_key(named.chain, named.seq))
         if anchor is None or anchor.hash != named.hash:
             self.verdict.broken(
-                1, f"this chain names record {named.seq} of chain {named.chain}, which the store denies"
+                1, f"a later chain names record {named.seq} of chain {named.chain}, which the store denies"
             )
         async for key in anchor_keys(self._store, named.chain, after=anchor_key(named.chain, named.seq)):
             self.verdict.broken(
