@@ -234,7 +234,7 @@ async def in_ledger(store, record):
 
 
 async def test_a_rebuilt_database_begins_a_new_chain_with_a_record_that_names_the_last_anchored_head(
-    database, store, auditor, buckets, ten, tale
+    database, store, auditor, buckets, ten, tale, caplog
 ):
     for record in ten:
         await in_ledger(store, record)
@@ -248,6 +248,9 @@ async def test_a_rebuilt_database_begins_a_new_chain_with_a_record_that_names_th
         assert (after["records"], counts.stored) == (11, 10)
         assert after["chain"] != before["chain"]
         assert after["previous"] == before["last_anchor"]
+        assert set(after["previous"]) == {"chain", "seq", "hash", "anchored_at"}
+        told = f"{after['chain']} begins in place of {before['chain']}, last anchored at record {before['head']['seq']}"
+        assert told in [r for r in caplog.records if r.levelname == "WARNING"][-1].message
         async with database.transaction() as connection:
             row = await connection.fetchrow("SELECT status, stage, record FROM acequia.audit_events WHERE seq = 1")
         assert (row["status"], row["stage"]) == ("CHAIN_BEGUN", "auditor")

@@ -102,6 +102,11 @@ async def _insert_events(
         head = await begin_chain(connection)
         if (before := await earlier()) is not None:
             records.insert(0, chain_begun(head.chain, before.head))
+            log.warning(
+                "the audit chain %s begins in place of %s, last anchored at record %d on %s; if nobody rebuilt the "
+                "database, somebody removed it: see docs/trust.md",
+                *(head.chain, before.chain, before.seq, before.anchored_at.isoformat(timespec="seconds")),
+            )
     seq, last = head.seq, head.hash
     rows = []
     for record in records:
