@@ -155,6 +155,61 @@ async def test_garbage_is_kept_byte_for_byte(store, letters, client, body, type)
     assert len(await ledger(store)) == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "type", "headers"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "Plan", {}),
+        (b"[" * 100_000 + b"]" * 100_000, "", {}),
+        (b'{"stem": "network_events_20251220_121209_plan-000001", "dataset": "x", "number": 1e999}', "Plan", {}),
+        (b"plain", "Whatever", {"acequia-error": "KeyError: '\udc80'", "traceparent": "\ud800"}),
+        (b"plain", "\udfff", {"\ud800": "x"}),
+    ],
+)
+async def test_a_message_that_cannot_be_read_or_written_down_drains_all_the_same(
+    store, letters, client, body, type, headers
+):
+    assert await letters.handle(died("trainer", body, type, **headers)) == Ack()
+    letter = await shown(client, *await listed(client))
+    assert letter["payload"] == body.decode()
+    assert letter["reason"] == (
+        "KeyError: '\N{REPLACEMENT CHARACTER}'" if headers.get("acequia-error") else "KeyError: 'protocol'"
+    )
+    assert len(await ledger(store)) == 1
+
+
+async def test_a_dataset_that_is_no_text_does_not_hide_which_object_died(store, letters, client, tale):
+    item = tale().obj(Layer.LANDING, "a.log")
+    await letters.handle(died("ingestor", notification(item, Layer.LANDING, **{"acequia-dataset": "net\ud800"})))
+    (letter,) = await listed(client)
+    assert (letter["uri"], letter["dataset"]) == (item.uri, "net\N{REPLACEMENT CHARACTER}")
+
+
+async def test_a_plan_with_an_input_that_is_no_text_drains_too(store, letters, client, training):
+    plan = training()
+    body = {
+        "dataset": plan.dataset,
+        "number": 1,
+        "stem": str(plan.plan),
+        "run_id": str(plan.run_id),
+        "inputs": ["s3://x/\ud800"],
+    }
+    assert await letters.handle(died("trainer", json.dumps(body).encode(), "Plan")) == Ack()
+    (letter,) = await listed(client)
+    assert (letter["uri"], letter["reason"]) == (None, "KeyError: 'protocol'")
+
+
+async def test_an_error_nobody_thought_of_does_not_keep_the_queue_from_draining(letters, client, tale, monkeypatch):
+    from acequia_auditor import dead_letters
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dead_letters, "parse_notification", fail)
+        assert await letters.handle(died("transformer", notification(tale().raw(), Layer.RAW))) == Ack()
+    assert (await listed(client))[0]["uri"] is None
+
+
 async def test_a_letter_without_headers_still_tells_its_stage(store, letters, client, tale):
     message = Message(notification(tale().raw(), Layer.RAW))
     assert await letters.handle(Delivery(dead_queue("transformer"), message)) == Ack()

@@ -4,9 +4,10 @@ import asyncio
 import base64
 import json
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 Publish = Callable[[AuditRecord], Awaitable[None]]
 TEXT_LIMIT = 100_000
 """Characters of a reason or traceback that are kept."""
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class State(StrEnum):
@@ -212,52 +214,18 @@ class DeadLetterWriter:
         return variant if isinstance(variant, str) and is_variant(variant) else ""
 
     async def _letter(self, delivery: Delivery, seen_at: datetime) -> DeadLetter:
-        message, headers, stage = delivery.message, dict(delivery.message.headers), _stage(delivery)
+        """Whatever the message is, there is a letter of it: what cannot be read, or written down, is named by an id."""
+        message = _writable(delivery.message)
+        stage = _stage(delivery.queue, message)
         about = await self._about(stage, message)
-        died_at = _time(headers.get("acequia-died-at"), seen_at)
-        attempt = _number(headers.get("acequia-attempt"), delivery.attempt)
-        reason = (about.error or headers.get("acequia-error") or "the broker gave it up (delivery limit)")[:TEXT_LIMIT]
-        trace = (about.traceback or headers.get("acequia-traceback") or "")[:TEXT_LIMIT]
         try:
-            payload, is_base64 = message.body.decode(), False
-        except UnicodeDecodeError:
-            payload, is_base64 = base64.b64encode(message.body).decode(), True
-        if "\0" in payload:
-            payload, is_base64 = base64.b64encode(message.body).decode(), True
-        record = AuditRecord(
-            event_id=event_id(Kind.DEAD, stage, about.variant, about.subject),
-            kind=Kind.DEAD,
-            status=Status.DEAD,
-            run_id=about.run_id,
-            parents=about.parents,
-            stage=stage,
-            variant=about.variant,
-            dataset=about.dataset,
-            stem=str(about.stem) if about.stem else None,
-            inputs=about.inputs,
-            error=ErrorRecord(type=reason.partition(":")[0][:200], message=reason, traceback=trace or None),
-            message_id=message.message_id or None,
-            attempt=attempt,
-            started=died_at,
-            finished=died_at,
-            host=socket.gethostname(),
-            traceparent=headers.get("traceparent"),
-        )
-        return DeadLetter(
-            record=record,
-            key=dead_key(stage, about.name, about.variant or None),
-            stem=about.name,
-            reason=reason,
-            traceback=trace,
-            uri=about.inputs[0].uri if about.inputs else None,
-            type=message.type,
-            message_id=message.message_id,
-            payload=payload,
-            payload_is_base64=is_base64,
-            headers=headers,
-            attempt=attempt,
-            died_at=died_at,
-        )
+            letter = _write(stage, message, about, delivery.attempt, seen_at)
+            letter.model_dump_json()
+        except Exception:
+            log.exception("a dead message of %s cannot be written down as what it is", stage)
+            return _write(stage, message, _named(stage, message), delivery.attempt, seen_at)
+        else:
+            return letter
 
     async def _about(self, stage: str, message: Message) -> _Subject:
         try:
@@ -276,10 +244,13 @@ class DeadLetterWriter:
                     return _Subject(subject, "", subject, record.run_id, record.dataset, inputs=record.inputs)
                 case "Plan":
                     return _of_plan(stage, json.loads(message.body))
-        except (RejectedInput, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (TransientFailure, ConfigurationError):
+            raise
+        except (RejectedInput, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             log.info("a dead message of %s cannot be read: %r", stage, error)
-        named = uuid5(NAMESPACE, f"dead\n{stage}\n{message.message_id}\n{message.body.hex()}")
-        return _Subject(str(named), "", str(named), named, UNKNOWN_DATASET)
+        except Exception:  # a fault of ours must not keep the queue from draining
+            log.exception("a dead message of %s cannot be read", stage)
+        return _named(stage, message)
 
     async def _about_object(self, stage: str, event: ObjectCreated, headers: Mapping[str, str]) -> _Subject:
         """Named as the stage would have named its outcome: a landing object by its `done`, any other by a stem."""
@@ -294,10 +265,64 @@ class DeadLetterWriter:
             variant=await self._variant(stage, headers) if stem else "",
             subject=event.uri if stem else str(done_id),
             run_id=run_id_of(event.metadata.get(META_RUN_ID), event.bucket, event.key, event.etag),
-            dataset=stem.dataset if stem else event.metadata.get(META_DATASET) or UNKNOWN_DATASET,
+            dataset=stem.dataset if stem else _text(event.metadata.get(META_DATASET) or UNKNOWN_DATASET),
             stem=stem,
             inputs=(ObjectRecord(uri=event.uri, etag=event.etag, bytes=event.size),),
         )
+
+
+def _write(stage: str, message: Message, about: _Subject, attempt: int, seen_at: datetime) -> DeadLetter:
+    headers = dict(message.headers)
+    died_at = _time(headers.get("acequia-died-at"), seen_at)
+    attempt = _number(headers.get("acequia-attempt"), attempt)
+    reason = (about.error or headers.get("acequia-error") or "the broker gave it up (delivery limit)")[:TEXT_LIMIT]
+    trace = (about.traceback or headers.get("acequia-traceback") or "")[:TEXT_LIMIT]
+    try:
+        payload, is_base64 = message.body.decode(), False
+    except UnicodeDecodeError:
+        payload, is_base64 = base64.b64encode(message.body).decode(), True
+    if "\0" in payload:
+        payload, is_base64 = base64.b64encode(message.body).decode(), True
+    record = AuditRecord(
+        event_id=event_id(Kind.DEAD, stage, about.variant, about.subject),
+        kind=Kind.DEAD,
+        status=Status.DEAD,
+        run_id=about.run_id,
+        parents=about.parents,
+        stage=stage,
+        variant=about.variant,
+        dataset=about.dataset,
+        stem=str(about.stem) if about.stem else None,
+        inputs=about.inputs,
+        error=ErrorRecord(type=reason.partition(":")[0][:200], message=reason, traceback=trace or None),
+        message_id=message.message_id or None,
+        attempt=attempt,
+        started=died_at,
+        finished=died_at,
+        host=socket.gethostname(),
+        traceparent=headers.get("traceparent"),
+    )
+    return DeadLetter(
+        record=record,
+        key=dead_key(stage, about.name, about.variant or None),
+        stem=about.name,
+        reason=reason,
+        traceback=trace,
+        uri=about.inputs[0].uri if about.inputs else None,
+        type=message.type,
+        message_id=message.message_id,
+        payload=payload,
+        payload_is_base64=is_base64,
+        headers=headers,
+        attempt=attempt,
+        died_at=died_at,
+    )
+
+
+def _named(stage: str, message: Message) -> _Subject:
+    """What nothing else is known of."""
+    named = uuid5(NAMESPACE, f"dead\n{stage}\n{message.message_id}\n{message.body.hex()}")
+    return _Subject(str(named), "", str(named), named, UNKNOWN_DATASET)
 
 
 def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:
@@ -314,20 +339,34 @@ def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:
         variant=variant,
         subject=plan_key(stage, str(plan["dataset"]), int(plan["number"])),
         run_id=UUID(str(plan["run_id"])),
-        dataset=str(plan["dataset"]),
+        dataset=_text(str(plan["dataset"])),
         stem=stem,
         inputs=inputs,
         parents=tuple(UUID(str(p)) for p in plan.get("parents") or ()),
-        error=str(plan.get("error") or ""),
-        traceback=str(plan.get("traceback") or ""),
+        error=_text(str(plan.get("error") or "")),
+        traceback=_text(str(plan.get("traceback") or "")),
     )
 
 
-def _stage(delivery: Delivery) -> str:
+def _stage(queue: str, message: Message) -> str:
     """The stage whose message died: the queue's, for a header can be missing or wrong."""
     stages = (*(reader.stage for reader in READERS), "auditor")
-    by_queue = next((s for s in stages if dead_queue(s) == delivery.queue), None)
-    return by_queue or delivery.message.headers.get("acequia-stage") or delivery.queue
+    by_queue = next((s for s in stages if dead_queue(s) == queue), None)
+    return by_queue or message.headers.get("acequia-stage") or queue
+
+
+def _text(text: str) -> str:
+    """Half of a surrogate pair, which JSON may say, is in no encoding of text."""
+    return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _writable(message: Message) -> Message:
+    return replace(
+        message,
+        type=_text(message.type),
+        message_id=_text(message.message_id),
+        headers={_text(name): _text(value) for name, value in message.headers.items()},
+    )
 
 
 def _time(text: str | None, otherwise: datetime) -> datetime:
