@@ -28,8 +28,18 @@ BUCKETS = Buckets("test")
 TABLE = topology(BUCKETS, (3600,))
 VARIANT = "v1-3fa9c1"
 DATASET = "network_events"
-NOW = utc_now().replace(microsecond=0)
 HOUR = timedelta(hours=1)
+
+
+class Clock:
+    """The time at which a test began."""
+
+    now: datetime
+
+
+@pytest.fixture(autouse=True)
+def begun() -> None:
+    Clock.now = utc_now().replace(microsecond=0)
 
 
 @pytest.fixture
@@ -50,7 +60,7 @@ async def put(store: DirectoryStore, layer: Layer, key: str, data: bytes = b"row
 
 
 def stem(hours_ago: float, number: int = 1) -> Stem:
-    return Stem(DATASET, NOW - hours_ago * HOUR, f"{number:016x}", 1)
+    return Stem(DATASET, Clock.now - hours_ago * HOUR, f"{number:016x}", 1)
 
 
 async def ingested(workshop: Workshop, hours_ago: float, number: int = 1, *, silver: bool = True) -> Stem:
@@ -63,9 +73,11 @@ async def ingested(workshop: Workshop, hours_ago: float, number: int = 1, *, sil
 
 
 async def planned(workshop: Workshop, number: int, hours_ago: float, *stems: Stem, ended: bool = True) -> Stem:
-    made = Stem(DATASET, NOW - hours_ago * HOUR, plan=number)
+    made = Stem(DATASET, Clock.now - hours_ago * HOUR, plan=number)
     inputs = tuple(Candidate(data_key(s, VARIANT), "x", str(s), VARIANT, 4, 1, None, None, None) for s in stems)
-    plan = Plan("trainer", DATASET, number, made, made.at, uuid4(), (), inputs, NOW.date() - 10 * HOUR * 24, 1, {})
+    plan = Plan(
+        "trainer", DATASET, number, made, made.at, uuid4(), (), inputs, Clock.now.date() - 10 * HOUR * 24, 1, {}
+    )
     body = json.dumps(plan.document()).encode()
     store = workshop.store
     await store.put(Layer.LEDGER, plan_key("trainer", DATASET, number), body, metadata={}, content_type="x/y")
@@ -134,7 +146,7 @@ async def test_an_unsettled_object_holds_the_marks_of_its_reader_and_of_what_com
 
 async def test_an_open_command_holds_the_marks_back_to_when_it_was_accepted(workshop: Workshop) -> None:
     await planned(workshop, 1, 4, await ingested(workshop, 5))
-    run_id, accepted = uuid4(), NOW - 2.5 * HOUR
+    run_id, accepted = uuid4(), Clock.now - 2.5 * HOUR
     source = SyntheticSource(kind="synthetic", rows=10)
     command = IngestionCommand(run_id=run_id, dataset=DATASET, source=source, accepted_at=accepted, fingerprint="x")
     body = command.model_dump_json().encode()
@@ -217,7 +229,7 @@ async def test_what_a_full_sweep_that_was_cut_off_did_not_come_to_the_next_ones_
     await planned(workshop, 1, 4, await ingested(workshop, 5))
     await orphans(workshop, sweeper, full=True)
     await ingested(workshop, 30, 2, silver=False)  # behind the mark
-    others = [Stem("another", NOW - 40 * HOUR, f"{number:016x}", 1) for number in range(3)]
+    others = [Stem("another", Clock.now - 40 * HOUR, f"{number:016x}", 1) for number in range(3)]
     for other in others:
         await workshop.store.put(Layer.RAW, data_key(other), b"r", metadata={}, content_type="x/y")
     monkeypatch.setattr(module, "MOST_ORPHANS", 10)  # two for each reader
