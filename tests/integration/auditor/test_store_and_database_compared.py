@@ -153,6 +153,32 @@ async def test_a_record_that_comes_while_it_is_compared_is_not_missed(database, 
     assert (await compared())["missing_in_database"] == []
 
 
+@pytest.mark.parametrize("in_memory", [60, 10_000])
+async def test_however_many_records_come_while_it_is_compared_none_is_missed(
+    database, store, compared, tale, monkeypatch, in_memory
+):
+    monkeypatch.setattr(compare, "BATCH", 50)
+    monkeypatch.setattr(compare, "SUSPECTS_MOST", in_memory, raising=False)
+    records = [tale().ingested(1) for _ in range(130)]
+    for n, record in enumerate(records):
+        body = json.dumps({"record": record.model_dump(mode="json")}).encode()
+        await store.create(Layer.LEDGER, done_key(UUID(int=n)), body, metadata={}, content_type="application/json")
+    real = compare._Comparing._known
+    asked = set()
+
+    async def known(self, source, batch):
+        found = await real(self, source, batch)
+        if not asked & (keys := {info.key for info in batch}):  # as if each came just after it was looked for
+            asked.update(keys)
+            return {}
+        return found
+
+    await store_records(database, records[:-1])
+    monkeypatch.setattr(compare._Comparing, "_known", known)
+    result = await compared()
+    assert result["counts"]["missing_in_database"] == len(result["missing_in_database"]) == 1
+
+
 async def test_many_are_counted_and_a_hundred_named(database, store, compared, tale, monkeypatch):
     monkeypatch.setattr(compare, "BATCH", 50)
     for n in range(120):

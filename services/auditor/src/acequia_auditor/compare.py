@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +31,8 @@ from acequia_auditor.rebuild import (
 LISTED_MOST = 100
 """Uris that are named on each side."""
 BATCH = 500
+SUSPECTS_MOST = 10_000
+"""Objects without a record in memory at once: then they are looked up once more."""
 SLOTS = 32
 """Look-ups in the store at once."""
 
@@ -63,8 +67,9 @@ class Comparison:
 async def compare_with_store(store: ObjectStore, database: Database, buckets: Buckets) -> AsyncIterator[dict[str, Any]]:
     """`{"progress": {"layer", "seen"}}` as it goes, then `{"result": ...}`. Memory is bounded. Raises as both do.
 
-    What comes in meanwhile does no harm: an object without a record is looked up once more at the end, and of the
-    database only the records that were there at the beginning are looked for in the store.
+    What comes in meanwhile does no harm: an object without a record is looked up once more before it is called missing
+    (at the end, if there are not very many), and of the database only the records that were there at the beginning are
+    looked for in the store.
     """
     comparing = _Comparing(store, database, buckets)
     async for layer, seen in comparing.run():
@@ -82,7 +87,7 @@ class _Comparing:
         self._matched = 0
         """Records, up to `_until`, whose commit object was seen."""
         self._suspects: list[tuple[Source, ObjectInfo]] = []
-        """Objects without a record, the first of them."""
+        """Objects without a record, to be looked up once more."""
 
     async def run(self) -> AsyncIterator[tuple[str, int]]:
         heads = await self._database.fetch("chain_head")
@@ -98,11 +103,7 @@ class _Comparing:
                     yield source.layer.value, seen
             if batch:
                 yield source.layer.value, seen + await self._compare(source, batch)
-        for source, info in self._suspects:
-            if await self._known(source, [info]):
-                self.found.not_in_database -= 1
-            else:
-                self.found.missing_in_database.append(info.uri)
+        await self._look_again()
         counted = await self._database.fetch("count_outcomes", self._until)
         self.found.records = counted[0]["n"]
         if self.found.records != self._matched:
@@ -119,12 +120,22 @@ class _Comparing:
         known = await self._known(source, batch)
         if source is not DEAD:
             self._matched += len({event for event, seq in known.values() if seq <= self._until})
-        for info in batch:
-            if info.key not in known:
-                self.found.not_in_database += 1
-                if len(self._suspects) < LISTED_MOST:
-                    self._suspects.append((source, info))
+        self._suspects += [(source, info) for info in batch if info.key not in known]
+        if len(self._suspects) >= SUSPECTS_MOST:
+            await self._look_again()
         return len(batch)
+
+    async def _look_again(self) -> None:
+        """What has no record still is missing."""
+        suspects, self._suspects = self._suspects, []
+        for source, of_source in groupby(suspects, key=itemgetter(0)):
+            infos = [info for _, info in of_source]
+            for start in range(0, len(infos), BATCH):
+                batch = infos[start : start + BATCH]
+                known = await self._known(source, batch)
+                missing = [info.uri for info in batch if info.key not in known]
+                self.found.not_in_database += len(missing)
+                self.found.missing_in_database += missing[: LISTED_MOST - len(self.found.missing_in_database)]
 
     async def _known(self, source: Source, batch: list[ObjectInfo]) -> dict[str, tuple[UUID, int]]:
         """By key: the record of those objects that have one, with its place in the chain."""
