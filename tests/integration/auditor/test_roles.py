@@ -21,6 +21,7 @@ from acequia_auditor.act import Desk, WhyDiscarded
 from acequia_auditor.database import Database, open_database
 from acequia_auditor.dead_letters import DeadLetterWriter, State
 from acequia_auditor.migrate import bring_up_to_date, migrations
+from acequia_auditor.probe import look_at_database
 from acequia_auditor.service import AuditorService
 from acequia_auditor.settings import AuditorSettings, MigrationSettings
 from acequia_auditor.verify import verify_chain
@@ -109,12 +110,57 @@ async def test_the_role_at_run_time_may_change_remove_or_empty_nothing(runtime, 
 async def test_rights_that_somebody_gave_are_taken_back_by_the_next_migration(runtime, owner, settings, connect):
     await bring_up_to_date(runtime, owner)
     connection = await connect(settings)
-    await connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA acequia TO {runtime.user}")
+    for what in (
+        "ALL ON ALL TABLES IN SCHEMA acequia",
+        "UPDATE (hash) ON acequia.audit_events",
+        "ALL ON ALL SEQUENCES IN SCHEMA acequia",
+        "ALL ON SCHEMA acequia",
+    ):
+        await connection.execute(f"GRANT {what} TO {runtime.user}")
     await bring_up_to_date(runtime, owner)
-    assert not await connection.fetchval(
-        "SELECT has_table_privilege($1, 'acequia.audit_events', 'UPDATE')", runtime.user
-    )
+    for asked in (
+        "has_table_privilege($1, 'acequia.audit_events', 'UPDATE')",
+        "has_any_column_privilege($1, 'acequia.audit_events', 'UPDATE')",
+        "has_sequence_privilege($1, 'acequia.numbers', 'UPDATE')",
+        "has_schema_privilege($1, 'acequia', 'CREATE')",
+    ):
+        assert not await connection.fetchval(f"SELECT {asked}", runtime.user), asked
     await connection.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "GRANT {owner} TO {role}",
+        "GRANT UPDATE (hash) ON acequia.audit_events TO PUBLIC",
+        "GRANT DELETE ON acequia.dead_letter_acts TO PUBLIC",
+        "GRANT TRUNCATE ON acequia.runs TO PUBLIC",
+        "GRANT UPDATE ON acequia.artifacts TO {other}; GRANT {other} TO {role}",
+    ],
+)
+async def test_a_role_that_could_change_records_all_the_same_is_told(
+    runtime, owner, settings, connect, roles, statement, caplog
+):
+    assert "may read, and add records" in await bring_up_to_date(runtime, owner)
+    assert not (await look_at_database(runtime)).may_change
+    connection = await connect(settings)
+    try:
+        await connection.execute(f"CREATE ROLE {roles[1]}")
+        await connection.execute(statement.format(owner=owner.user, role=runtime.user, other=roles[1]))
+        assert not [r for r in caplog.records if "all the same" in r.message]
+        assert (await bring_up_to_date(runtime, owner)).endswith(f"{runtime.user} could change the audit trail")
+        assert [r for r in caplog.records if "all the same" in r.message]
+        assert (await look_at_database(runtime)).may_change
+    finally:
+        await connection.close()
+
+
+async def test_who_lacks_the_database_is_not_told_to_give_it_to_the_role_at_run_time(settings):
+    with pytest.raises(ConfigurationError, match="no database 'nowhere'") as raised:
+        await look_at_database(settings.model_copy(update={"database": "nowhere"}))
+    assert "CREATE DATABASE nowhere ENCODING 'UTF8'" in raised.value.mend
+    assert f"OWNER {settings.user}" not in raised.value.mend
+    assert "OWNER the role of PG_MIGRATION_USER" in raised.value.mend
 
 
 async def test_a_role_that_may_not_migrate_waits_and_says_what_to_run(runtime, owner, settings, connect, until, tale):

@@ -79,11 +79,20 @@ async def bring_up_to_date(settings: PostgresSettings, migration: MigrationSetti
                 await connection.execute(query("name_runtime_role"), runtime.user)
                 await connection.execute(query("grant_runtime"))
             await _set_password(connection, runtime)
+            may_change = await connection.fetchval(query("may_change"), runtime.user)
         finally:
             with suppress(*ASYNCPG_ERRORS):
                 await connection.close(timeout=5)
     except ASYNCPG_ERRORS as error:
         raise translate(error, owner) from error
+    if may_change:
+        log.warning(
+            "%s could change the audit trail all the same: it is a superuser, a member of %s, or has rights from "
+            "somebody else or from PUBLIC; take those from it",
+            runtime.user,
+            owner.user,
+        )
+        return f"{done}; {runtime.user} could change the audit trail"
     return f"{done}; {runtime.user} may read, and add records"
 
 
@@ -121,8 +130,6 @@ async def _look(connection: Connection, at: Address) -> asyncpg.Record:
 async def _make_role(connection: Connection, runtime: Address) -> None:
     found = await connection.fetchrow(query("find_role"), runtime.user)
     assert found is not None
-    if found["is_superuser"]:
-        log.warning("%s is a superuser: whatever is granted, it could change the audit trail", runtime.user)
     if found["there"]:
         return
     if not found["may_make_roles"]:

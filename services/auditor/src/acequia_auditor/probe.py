@@ -29,7 +29,7 @@ class DatabaseLook:
     may_migrate: bool
     """Whether our role is the schema's owner, or could make it."""
     may_change: bool
-    """Whether our role may change or remove what was recorded. False while the schema is not migrated."""
+    """Whether our role could change or remove what was recorded. False while the schema is not migrated."""
 
 
 async def look_at_database(settings: PostgresSettings) -> DatabaseLook:
@@ -62,7 +62,7 @@ async def look_at_database(settings: PostgresSettings) -> DatabaseLook:
                 clock_ahead=server["now"] - (before + (after - before) / 2),
                 missing_migrations=missing,
                 may_migrate=state["may_migrate"],
-                may_change=not missing and bool(await connection.fetchval(query("doctor_privileges"))),
+                may_change=not missing and bool(await connection.fetchval(query("may_change"), None)),
             )
         finally:
             await connection.close(timeout=_SECONDS)
@@ -88,8 +88,8 @@ def _told(error: Exception, settings: PostgresSettings, where: str) -> AcequiaEr
         case pg.InvalidCatalogNameError():
             said = ConfigurationError(
                 f"PostgreSQL at {where} has no database {name!r}",
-                mend=f"on the server: CREATE DATABASE {name} OWNER {user} ENCODING 'UTF8' TEMPLATE template0; "
-                "or set PG_DATABASE",
+                mend=f"on the server: CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0, OWNER the role of "
+                "PG_MIGRATION_USER; or set PG_DATABASE",
             )
         case pg.InsufficientPrivilegeError():
             said = ConfigurationError(

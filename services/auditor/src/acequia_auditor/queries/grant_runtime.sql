@@ -1,9 +1,13 @@
--- What the auditor may do at run time: read everything, add records. Nothing can be changed, removed or emptied.
+-- What the auditor may do at run time: read everything, add records. No record can be changed, removed or emptied; what a
+-- run is called (acequia.runs) is told anew by tell_runs(). What somebody else granted, or PUBLIC has, is not taken back
+-- here: see may_change.sql.
 DO $$
 DECLARE
     role text := current_setting('acequia.runtime_role');
 BEGIN
     EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA acequia FROM %I', role);
+    EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA acequia FROM %I', role);
+    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA acequia FROM %I', role);
     EXECUTE format('REVOKE ALL ON SCHEMA acequia FROM %I', role);
     EXECUTE format('GRANT USAGE ON SCHEMA acequia TO %I', role);
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA acequia TO %I', role);
