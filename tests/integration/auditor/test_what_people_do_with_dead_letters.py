@@ -263,13 +263,15 @@ async def test_the_inputs_of_a_dead_plan_are_told_anew_and_the_plan_stays_dead(
         stored.append(await store.put(Layer.SILVER, key, b"PAR1", metadata={"acequia-rows": "3"}, content_type="x/y"))
     body = plan_body(plan, one.silver(1), one.silver(2), one.silver(3))
     await letters.handle(died("trainer", body, "Plan"))
-    id = (await only(client))["id"]
+    letter = await only(client)
+    id = letter["id"]
 
     answer = (await client.post(f"/dead-letters/{id}/replay")).json()
 
     assert (answer["sent"], answer["gone"]) == (2, [one.silver(3).uri])
     messages = await queued(replay_queue("trainer"))
-    assert all(message.headers == {HEADER_STALE: "1"} for message in messages)
+    asked = [datetime.fromisoformat(message.headers[HEADER_STALE]) for message in messages]
+    assert asked == [datetime.fromisoformat(letter["died_at"])] * 2  # a plan made since then does
     events = sorted((parse_notification(m.body, buckets) for m in messages), key=lambda event: event.key)
     assert [(e.uri, e.etag, e.metadata) for e in events] == [(i.uri, i.etag, {"acequia-rows": "3"}) for i in stored]
     assert await in_ledger(store) == {dead_key("trainer", str(plan.plan), "v1-aaaaaa"): "replayed"}

@@ -237,7 +237,7 @@ class Desk:
 
         async def one(item: Message | ObjectRecord) -> str | None:
             async with slots:
-                message = item if isinstance(item, Message) else await self._event(item.uri)
+                message = item if isinstance(item, Message) else await self._event(item.uri, row["died_at"])
                 if message is None:
                     assert isinstance(item, ObjectRecord)
                     return item.uri
@@ -247,8 +247,11 @@ class Desk:
         gone = tuple(uri for uri in await asyncio.gather(*(one(m) for m in messages)) if uri is not None)
         return _Sent(len(messages) - len(gone), gone)
 
-    async def _event(self, uri: str) -> Message | None:
-        """The object's event, as the store would tell it now; None where it is gone."""
+    async def _event(self, uri: str, died_at: datetime) -> Message | None:
+        """The object's event, as the store would tell it now; None where it is gone.
+
+        It asks for a plan made after the death: however often it is sent, that is one.
+        """
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         layer = self._buckets.layer(bucket)
         info = await self._store.head(layer, key) if layer is not None else None
@@ -257,7 +260,7 @@ class Desk:
         event = ObjectCreated(
             layer=info.layer, bucket=bucket, key=key, etag=info.etag, size=info.bytes, metadata=info.metadata
         )
-        return Message(to_notification(event), headers={HEADER_STALE: "1"})
+        return Message(to_notification(event), headers={HEADER_STALE: died_at.isoformat()})
 
     async def _tell(self, row: asyncpg.Record, act: Act, sent: _Sent) -> None:
         """The act, in its table and in the audit trail."""
