@@ -1,6 +1,7 @@
 """Moments and spans as people write and read them."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from acequia_cli.complaints import WrongUse
@@ -22,11 +23,8 @@ def span(text: str) -> timedelta:
 
 def moment(text: str, now: datetime) -> datetime:
     """A date, a date with a time (UTC where nothing else is said), or a span before now. WrongUse where it is none."""
-    try:
+    with suppress(ValueError):  # it may be a span
         at = datetime.fromisoformat(text.strip())
-    except ValueError:
-        pass
-    else:
         return at if at.tzinfo else at.replace(tzinfo=UTC)
     try:
         if text.strip().isdecimal():  # a year, or what unit?

@@ -56,6 +56,7 @@ from acequia.events import (
     metadata_size,
     parse_notification,
     record_of_document,
+    to_notification,
     told_rows,
     unfold_record,
     utc_now,
@@ -813,3 +814,19 @@ def foreign_stem(info: ObjectInfo, bucket: str) -> Stem:
     """The stem under which an object that somebody else named is rejected."""
     made = landing_done_id(bucket, info.key, info.etag).hex[:16]
     return Stem(UNKNOWN_DATASET, info.last_modified.replace(microsecond=0), made)
+
+
+async def event_again(
+    store: ObjectStore, buckets: Buckets, layer: Layer, key: str, *, stale_since: datetime | None = None
+) -> Message | None:
+    """The object's event as the store would tell it now, with the metadata. None: it is gone.
+
+    `stale_since`: it asks for the current variant; of a stage that plans, for a plan made since then.
+    """
+    info = await store.head(layer, key)
+    if info is None:
+        return None
+    event = ObjectCreated(
+        layer=layer, bucket=buckets.of(layer), key=key, etag=info.etag, size=info.bytes, metadata=info.metadata
+    )
+    return Message(to_notification(event), headers={HEADER_STALE: stale_since.isoformat()} if stale_since else {})

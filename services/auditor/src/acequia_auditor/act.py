@@ -20,10 +20,10 @@ from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acequia.errors import RejectedInput, TransientFailure
-from acequia.events import AuditRecord, Kind, ObjectCreated, ObjectRecord, Status, event_id, to_notification, utc_now
+from acequia.events import AuditRecord, Kind, ObjectRecord, Status, event_id, utc_now
 from acequia.layers import Buckets, Layer, dead_key
 from acequia.ports import Bus, Message, ObjectInfo, ObjectStore
-from acequia.runner import HEADER_STALE, JSON
+from acequia.runner import JSON, event_again
 from acequia.topology import AUDIT_QUEUE, replay_queue
 from acequia_auditor.database import Database
 from acequia_auditor.dead_letters import Act, DeadLetter, State, insert_acts
@@ -254,13 +254,7 @@ class Desk:
         """
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         layer = self._buckets.layer(bucket)
-        info = await self._store.head(layer, key) if layer is not None else None
-        if info is None:
-            return None
-        event = ObjectCreated(
-            layer=info.layer, bucket=bucket, key=key, etag=info.etag, size=info.bytes, metadata=info.metadata
-        )
-        return Message(to_notification(event), headers={HEADER_STALE: died_at.isoformat()})
+        return await event_again(self._store, self._buckets, layer, key, stale_since=died_at) if layer else None
 
     async def _tell(self, row: asyncpg.Record, act: Act, sent: _Sent) -> None:
         """The act, in its table and in the audit trail."""

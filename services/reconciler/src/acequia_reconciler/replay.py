@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from acequia.errors import QueueFull
-from acequia.events import ObjectCreated, to_notification, utc_now
+from acequia.events import utc_now
 from acequia.layers import Layer, Name
-from acequia.ports import Message, ObjectInfo
-from acequia.runner import HEADER_STALE, Variants, Workshop, newest_variant
+from acequia.runner import Variants, Workshop, event_again, newest_variant
 from acequia.topology import READERS, WRITES, Reader, Topology, replay_queue
 from acequia_reconciler.census import Census, Fate, Finding
 
@@ -87,7 +86,15 @@ async def _replay(
         counts.matched += 1
         if asked.dry_run:
             yield {"object": {"uri": finding.info.uri}}
-        elif (message := await event_again(workshop, finding.info, stale=asked.stale)) is not None:
+        elif (
+            message := await event_again(
+                workshop.store,
+                workshop.buckets,
+                finding.info.layer,
+                finding.info.key,
+                stale_since=utc_now() if asked.stale else None,
+            )
+        ) is not None:
             while True:
                 try:
                     await workshop.bus.publish("", queue, message)
@@ -142,19 +149,3 @@ def _newest(findings: list[Finding], variants: tuple[str, ...]) -> Finding:
     if len(by_variant) == 1:
         return findings[-1]
     return by_variant[newest_variant(variants, [v for v in by_variant if v])]
-
-
-async def event_again(workshop: Workshop, info: ObjectInfo, *, stale: bool = False) -> Message | None:
-    """The object's event as the store would have told it, with the metadata. None: it is gone."""
-    head = await workshop.store.head(info.layer, info.key)
-    if head is None:
-        return None
-    event = ObjectCreated(
-        layer=head.layer,
-        bucket=workshop.buckets.of(head.layer),
-        key=head.key,
-        etag=head.etag,
-        size=head.bytes,
-        metadata=head.metadata,
-    )
-    return Message(to_notification(event), headers={HEADER_STALE: utc_now().isoformat()} if stale else {})

@@ -15,12 +15,11 @@ from acequia.errors import QueueFull, RejectedInput, TransientFailure
 from acequia.events import utc_now
 from acequia.layers import Layer
 from acequia.ports import Message, ObjectInfo
-from acequia.runner import Workshop
+from acequia.runner import Workshop, event_again
 from acequia.topology import READERS, Topology, replay_queue
 from acequia_reconciler.census import COMMANDS, IN_FLIGHT, Census, Fate, Finding
 from acequia_reconciler.marks import Marks
 from acequia_reconciler.plans import PlanIndex
-from acequia_reconciler.replay import event_again
 
 log = logging.getLogger("acequia")
 
@@ -273,7 +272,7 @@ class Sweeper:
         info = orphan.info
         try:
             if info.layer is not Layer.LEDGER:
-                return await event_again(self._workshop, info)
+                return await event_again(self._workshop.store, self._workshop.buckets, info.layer, info.key)
             found = await self._workshop.store.read(info.layer, info.key)
         except RejectedInput as rejected:
             log.warning("sweep: %s can't be read: %s", orphan.uri, rejected)
