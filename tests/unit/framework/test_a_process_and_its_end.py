@@ -74,6 +74,27 @@ def test_a_service_waits_while_its_servers_are_away_and_stops_in_the_middle_of_t
         assert started.wait(20) == 0
 
 
+@pytest.mark.parametrize("name", ["ingestor", "transformer", "trainer", "evaluator", "auditor", "reconciler"])
+def test_a_service_that_is_stopped_while_it_is_still_imported_ends_with_0(name: str, tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text("import time\nprint('imported', flush=True)\ntime.sleep(60)\n")
+    with process(name, environment(tmp_path, PYTHONPATH=str(tmp_path))) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "imported\n"
+        started.send_signal(signal.SIGTERM)
+        said, _ = started.communicate(timeout=20)
+    assert (started.returncode, said) == (0, "")
+
+
+def test_a_migration_that_is_stopped_does_not_end_like_one_that_is_done(tmp_path: Path) -> None:
+    env = environment(tmp_path, PG_MIGRATION_USER="o", PG_MIGRATION_PASSWORD="p", ACEQUIA_LOG_LEVEL="info")
+    migration = [sys.executable, "-m", "acequia_auditor", "migrate"]
+    with subprocess.Popen(migration, env=env, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        assert "trying again" in started.stderr.readline()
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(20) == 143
+
+
 @pytest.mark.parametrize(
     ("name", "variable", "value"),
     [

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
+import acequia._early  # noqa: F401
 from acequia.app import Service, configure_logging, serve
 from acequia.errors import ConfigurationError, TransientFailure
 from acequia.runner import Workshop
@@ -52,6 +54,7 @@ if __name__ == "__main__":
         case []:
             serve("auditor", build, PostgresSettings, MigrationSettings, AuditorSettings)
         case ["migrate"]:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cut short is not done
             sys.exit(asyncio.run(migrate()))
         case _:
             sys.exit("usage: python -m acequia_auditor [migrate]")

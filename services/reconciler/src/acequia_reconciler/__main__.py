@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import acequia._early  # noqa: F401
 from acequia.app import Service, serve
 from acequia.runner import Workshop
 from acequia.settings import AcequiaSettings, load
