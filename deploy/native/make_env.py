@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Write .env with random passwords, where there is none; an existing one is never touched."""
+"""Write .env with random passwords, where there is none; an existing one is never touched.
+
+Exit code 1 where an existing one lacks a password that compose.yaml reads: an earlier version wrote it.
+"""
 
 import os
 import secrets
@@ -28,6 +31,11 @@ def main(path: Path = ENV) -> int:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         print(f"{path.name} is there already and stays as it is", file=sys.stderr)
+        set_there = {line.partition("=")[0].strip() for line in path.read_text().splitlines()}
+        needed = [line.partition("=")[0] for line in CONTENTS.splitlines() if line.endswith("}")]
+        if missing := [name for name in needed if name not in set_there]:
+            print(f"but it lacks {', '.join(missing)}: .env.example explains them; add them by hand", file=sys.stderr)
+            return 1
         return 0
     # hexadecimal: safe in URLs, in YAML and in shells
     passwords = {name: secrets.token_hex(20) for name in ("minio", "rabbitmq", "postgresql", "auditor")}

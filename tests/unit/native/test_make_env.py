@@ -18,6 +18,15 @@ def test_it_writes_different_random_passwords_that_only_the_owner_reads(tmp_path
 
 def test_an_env_that_is_there_stays_as_it_is(tmp_path):
     path = tmp_path / ".env"
-    path.write_text("MINIO_SECRET_KEY=mine\n")
+    make_env.main(path)
+    written = path.read_text()
     assert make_env.main(path) == 0
-    assert path.read_text() == "MINIO_SECRET_KEY=mine\n"
+    assert path.read_text() == written
+
+
+def test_what_an_env_of_an_earlier_version_lacks_is_named(tmp_path, capsys):
+    path = tmp_path / ".env"
+    path.write_text("MINIO_SECRET_KEY=mine\nRABBITMQ_PASSWORD=mine\n# PG_PASSWORD=old\nPG_PASSWORD=mine\n")
+    assert make_env.main(path) == 1
+    assert "lacks PG_MIGRATION_PASSWORD:" in capsys.readouterr().err
+    assert "MIGRATION" not in path.read_text()
