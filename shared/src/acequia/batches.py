@@ -49,7 +49,6 @@ from acequia.layers import (
     plan_prefix,
     run_id_of,
     start_key,
-    variant_version,
 )
 from acequia.ports import Delivery, Message, ObjectInfo, Settlement, Subscription
 from acequia.runner import (
@@ -61,6 +60,7 @@ from acequia.runner import (
     committed_record,
     in_thread,
     input_record,
+    newest_first,
     publish_note,
     reject,
     settle,
@@ -540,7 +540,7 @@ class BatchRunner:
         known, stem = await self._written.known(), Stem.parse(taken.stem)
         if len(known) < 2 or stem is None or taken.variant not in known:
             return taken
-        ranked = sorted(known, key=lambda v: (variant_version(v), known.index(v)), reverse=True)
+        ranked = newest_first(known, known)
         for better in ranked[: ranked.index(taken.variant)]:
             info = await self.workshop.store.head(self.stage.reads, data_key(stem, better))
             if info is not None:

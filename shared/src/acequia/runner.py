@@ -368,10 +368,15 @@ class Variants:
         self._read_at = time.monotonic()
 
 
-def newest_variant(variants: Sequence[str], candidates: Sequence[str]) -> str:
-    """Which of `candidates` readers take: the highest version, then the latest to appear in `variants`."""
+def newest_first(variants: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """`candidates` as readers prefer them: the highest version, then the latest to appear in `variants`."""
     order = {v: i for i, v in enumerate(variants)}
-    return max(candidates, key=lambda v: (variant_version(v), order.get(v, -1)))
+    return sorted(candidates, key=lambda v: (variant_version(v), order.get(v, -1)), reverse=True)
+
+
+def newest_variant(variants: Sequence[str], candidates: Sequence[str]) -> str:
+    """Which of `candidates` readers take."""
+    return newest_first(variants, candidates)[0]
 
 
 def sha256_of(path: Path) -> str:
