@@ -227,7 +227,7 @@ class Storm:
             process.send_signal(signal.SIGCONT)
 
     async def _stop_replica(self, name: str, away: float) -> None:
-        # while it still imports, SIGTERM ends it as it ends any process
+        # before its first line runs, SIGTERM ends it as it ends any process
         await asyncio.to_thread(self.place.fleet.wait_alive, name, READY_SECONDS)
         await self._stop(name)
         await asyncio.sleep(away)

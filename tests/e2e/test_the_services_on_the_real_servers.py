@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from acequia.layers import Buckets, Layer
 from acequia.ports import ObjectInfo
 from harness.fleet import SERVICES, Fleet, free_port
 
+OUTAGE = float(os.environ.get("ACEQUIA_OUTAGE_SECONDS") or 0)
+"""How much longer an outage lasts than it takes the services to tell of it; a person sets it to some minutes."""
 LAYERS = (Layer.RAW, Layer.SILVER, Layer.MODELS, Layer.EVAL, Layer.QUARANTINE)
 
 
@@ -285,6 +288,7 @@ def test_an_outage_is_told_by_ready_alone_and_heals_without_a_restart_of_ours(
 ) -> None:
     processes = dict(fleet.processes)
     concerned = ("auditor",) if server == "postgresql" else SERVICES
+    begun = fleet.post(rows=40, seed=4710).json()["run_id"]
     stack.stop_one(server, kill=True)
     try:
         for name in concerned:
@@ -292,10 +296,12 @@ def test_an_outage_is_told_by_ready_alone_and_heals_without_a_restart_of_ours(
         for name in SERVICES:
             assert httpx.get(f"{fleet.url(name)}/health", timeout=10).status_code == 200
             assert fleet.is_ready(name) == (name not in concerned)
+        time.sleep(OUTAGE)
     finally:
         stack.start_one(server)
     for name in SERVICES:
         fleet.wait_ready(name)
+    assert fleet.finished(begun)["state"] == "done"
     assert fleet.finished(fleet.post(rows=40, seed=4711).json()["run_id"])["state"] == "done"
     assert fleet.processes == processes
     assert all(process.poll() is None for process in processes.values())
