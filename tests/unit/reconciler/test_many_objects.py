@@ -8,8 +8,9 @@ import random
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,12 +18,9 @@ from uuid import UUID
 
 import pytest
 
-from acequia.adapters.directory import DirectoryStore
-from acequia.adapters.sqlite import SqliteBus
 from acequia.batches import Plan
 from acequia.datasets import load_registry
 from acequia.layers import (
-    Buckets,
     Layer,
     Stem,
     data_key,
@@ -32,7 +30,6 @@ from acequia.layers import (
     landing_done_id,
     manifest_key,
     plan_key,
-    stage_key,
 )
 from acequia.runner import Workshop
 from acequia.stage import Candidate
@@ -41,12 +38,16 @@ from acequia_reconciler.ids import Ids, digest
 from acequia_reconciler.sweep import Sweeper
 from acequia_reconciler.verify import verify
 
-BUCKETS = Buckets("test")
-TABLE = topology(BUCKETS)
+from .conftest import BUCKETS, DATASET, TABLE, put
+
 VARIANTS = ("v1-000000", "v1-ffffff", "v10-abcdef")
-DATASET = "network_events"
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 Put = Callable[[Layer, str, bytes], Any]
+
+
+@pytest.fixture
+def variants() -> Sequence[str]:
+    return VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -166,21 +167,10 @@ _FILES = ("report.html", "evaluation.json")
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_lies_there_the_fates_add_up_and_the_orphans_are_those_that_were_lost(
-    seed: int, tmp_path: Path
+    seed: int, workshop: Workshop
 ) -> None:
-    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
-    store = await DirectoryStore.open(tmp_path / "store", BUCKETS)
-    await bus.apply(TABLE)
-    await store.apply(TABLE)
-
-    async def put(layer: Layer, key: str, data: bytes) -> Any:
-        return await store.put(layer, key, data, metadata={}, content_type="x/y")
-
-    for stage in ("transformer", "trainer", "evaluator"):
-        await put(Layer.LEDGER, stage_key(stage), json.dumps({"variants": VARIANTS}).encode())
-    population = Population(seed, put)
+    population = Population(seed, partial(put, workshop))
     await population.fill()
-    workshop = Workshop(store, bus, BUCKETS, load_registry())
     documents = [document async for document in verify(workshop, TABLE, grace=0)]
     found: dict[str, Counter[str]] = {reader: Counter() for reader in population.expected}
     for line in documents[-1]["result"]["sums"]:
@@ -191,8 +181,6 @@ async def test_whatever_lies_there_the_fates_add_up_and_the_orphans_are_those_th
     assert {d["orphan"]["uri"] for d in documents if "orphan" in d} == population.orphans
     swept = await Sweeper(workshop, TABLE).sweep(grace=0, dry_run=True)
     assert {orphan.uri for orphan in swept.orphans} == population.orphans
-    await bus.close()
-    await store.close()
 
 
 def test_what_the_tests_draw_is_not_all_alike() -> None:

@@ -1,8 +1,7 @@
 """A sweep begins where everything before is settled; what comes to lie behind is found by the full one."""
 
-import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,15 @@ from uuid import uuid4
 
 import pytest
 
-from acequia.adapters.directory import DirectoryStore
-from acequia.adapters.sqlite import SqliteBus
-from acequia.batches import Plan
-from acequia.datasets import load_registry
-from acequia.events import IngestionCommand, SyntheticSource, utc_now
-from acequia.layers import Buckets, Layer, Stem, command_key, data_key, done_key, folder_key, landing_done_id, plan_key
-from acequia.ports import Ack, Delivery, ObjectInfo, Settlement
+from acequia.events import utc_now
+from acequia.layers import Layer, Stem, command_key, data_key, done_key, folder_key, plan_key
 from acequia.runner import Workshop
-from acequia.stage import Candidate
-from acequia.topology import topology
 from acequia_reconciler import sweep as module
 from acequia_reconciler.marks import Marks, mark_key
 from acequia_reconciler.sweep import Sweeper
 
-BUCKETS = Buckets("test")
-TABLE = topology(BUCKETS, (3600,))
-VARIANT = "v1-3fa9c1"
-DATASET = "network_events"
+from .conftest import BUCKETS, DATASET, TABLE, VARIANT, landed, put, taken, write, write_command, write_plan
+
 HOUR = timedelta(hours=1)
 
 
@@ -43,20 +33,8 @@ def begun() -> None:
 
 
 @pytest.fixture
-async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
-    store = await DirectoryStore.open(tmp_path / "store", BUCKETS)  # it tells nobody: every event is lost
-    await bus.apply(TABLE)
-    await store.apply(TABLE)
-    for stage in ("transformer", "trainer", "evaluator"):
-        await put(store, Layer.LEDGER, f"stages/{stage}.json", json.dumps({"variants": [VARIANT]}).encode())
-    yield Workshop(store, bus, BUCKETS, load_registry())
-    await bus.close()
-    await store.close()
-
-
-async def put(store: DirectoryStore, layer: Layer, key: str, data: bytes = b"rows") -> ObjectInfo:
-    return await store.put(layer, key, data, metadata={}, content_type="x/y")
+def variants() -> Sequence[str]:
+    return (VARIANT,)
 
 
 def stem(hours_ago: float, number: int = 1) -> Stem:
@@ -66,24 +44,19 @@ def stem(hours_ago: float, number: int = 1) -> Stem:
 async def ingested(workshop: Workshop, hours_ago: float, number: int = 1, *, silver: bool = True) -> Stem:
     """An object of RAW of some hours ago, and, where it is settled, of SILVER."""
     made = stem(hours_ago, number)
-    await workshop.store.put(Layer.RAW, data_key(made), b"r", metadata={}, content_type="x/y")
+    await put(workshop, Layer.RAW, data_key(made), b"r")
     if silver:
-        await workshop.store.put(Layer.SILVER, data_key(made, VARIANT), b"s", metadata={}, content_type="x/y")
+        await put(workshop, Layer.SILVER, data_key(made, VARIANT), b"s")
     return made
 
 
 async def planned(workshop: Workshop, number: int, hours_ago: float, *stems: Stem, ended: bool = True) -> Stem:
     made = Stem(DATASET, Clock.now - hours_ago * HOUR, plan=number)
-    inputs = tuple(Candidate(data_key(s, VARIANT), "x", str(s), VARIANT, 4, 1, None, None, None) for s in stems)
-    plan = Plan(
-        "trainer", DATASET, number, made, made.at, uuid4(), (), inputs, Clock.now.date() - 10 * HOUR * 24, 1, {}
-    )
-    body = json.dumps(plan.document()).encode()
-    store = workshop.store
-    await store.put(Layer.LEDGER, plan_key("trainer", DATASET, number), body, metadata={}, content_type="x/y")
+    settled_before = Clock.now.date() - timedelta(days=10)
+    await write_plan(workshop, made, dict.fromkeys(stems, VARIANT), settled_before=settled_before)
     if ended:
         for layer, file in ((Layer.MODELS, "model.json"), (Layer.EVAL, "evaluation.json")):
-            await store.put(layer, folder_key(made, VARIANT, file), b"{}", metadata={}, content_type="x/y")
+            await put(workshop, layer, folder_key(made, VARIANT, file), b"{}")
     return made
 
 
@@ -101,15 +74,8 @@ async def marks(workshop: Workshop) -> dict[str, Any]:
 async def orphans(workshop: Workshop, sweeper: Sweeper | None = None, *, full: bool) -> list[str]:
     """Keys of the orphans; what was sent is lost again."""
     result = await (sweeper or Sweeper(workshop, TABLE)).sweep(grace=0, at_once=True, full=full)
-
-    async def take(delivery: Delivery) -> Settlement:
-        return Ack()
-
     for queue in {orphan.queue for orphan in result.orphans}:
-        subscription = await workshop.bus.consume(queue, take, concurrency=100)
-        while await workshop.bus.depth(queue):
-            pass
-        await subscription.close(grace=5)
+        await taken(workshop, queue)
     return sorted(orphan.info.key for orphan in result.orphans)
 
 
@@ -140,17 +106,14 @@ async def test_an_unsettled_object_holds_the_marks_of_its_reader_and_of_what_com
     await orphans(workshop, full=True)
     assert await marks(workshop) == {"ingestor": 1.0, "transformer": 3.0, "trainer": 3.0, "evaluator": 1.0}
     # its silver comes late: no mark has passed it
-    await put(workshop.store, Layer.SILVER, data_key(stem(3, 2), VARIANT))  # type: ignore[arg-type]
+    await put(workshop, Layer.SILVER, data_key(stem(3, 2), VARIANT))
     assert await orphans(workshop, full=False) == [data_key(stem(3, 2), VARIANT)]
 
 
 async def test_an_open_command_holds_the_marks_back_to_when_it_was_accepted(workshop: Workshop) -> None:
     await planned(workshop, 1, 4, await ingested(workshop, 5))
-    run_id, accepted = uuid4(), Clock.now - 2.5 * HOUR
-    source = SyntheticSource(kind="synthetic", rows=10)
-    command = IngestionCommand(run_id=run_id, dataset=DATASET, source=source, accepted_at=accepted, fingerprint="x")
-    body = command.model_dump_json().encode()
-    await workshop.store.put(Layer.LEDGER, command_key(run_id), body, metadata={}, content_type="x/y")
+    run_id = uuid4()
+    await write_command(workshop, run_id, accepted_at=Clock.now - 2.5 * HOUR)
     await orphans(workshop, full=True)
     assert await marks(workshop) == {"ingestor": 1.0, "transformer": 2.5, "trainer": 2.5, "evaluator": 1.0}
     # it is carried out now, under the time of its acceptance, and its event gets lost
@@ -164,21 +127,19 @@ async def test_a_file_that_was_not_ingested_holds_the_marks_back(
 ) -> None:
     await planned(workshop, 1, 4, await ingested(workshop, 5))
     monkeypatch.setattr(module, "IN_FLIGHT", -HOUR)  # as if the file had come an hour before
-    info = await workshop.store.put(Layer.LANDING, "a.csv", b"x", metadata={}, content_type="x/y")
+    info = await put(workshop, Layer.LANDING, "a.csv", b"x")
     assert await orphans(workshop, full=True) == ["a.csv"]
     assert await marks(workshop) == {"ingestor": 0.0, "transformer": 0.0, "trainer": 0.0, "evaluator": -1.0}
-    id = landing_done_id(BUCKETS.of(Layer.LANDING), info.key, info.etag)
-    await workshop.store.put(Layer.LEDGER, done_key(id), b"{}", metadata={}, content_type="x/y")
+    await put(workshop, Layer.LEDGER, done_key(landed(info)), b"{}")
     assert await orphans(workshop, full=True) == []
     assert await marks(workshop) == {"ingestor": -1.0, "transformer": -1.0, "trainer": -1.0, "evaluator": -1.0}
 
 
 async def test_marks_of_a_clock_that_was_ahead_are_not_believed(workshop: Workshop) -> None:
     await orphans(workshop, full=True)
-    await workshop.store.put(Layer.RAW, data_key(stem(30, 1)), b"rows", metadata={}, content_type="x/y")
+    await put(workshop, Layer.RAW, data_key(stem(30, 1)), b"rows")
     later = (utc_now() + timedelta(days=30)).isoformat()
-    document = json.dumps({"full_at": later, "datasets": {DATASET: later}}).encode()
-    await workshop.store.put(Layer.LEDGER, mark_key("transformer"), document, metadata={}, content_type="x/y")
+    await write(workshop, Layer.LEDGER, mark_key("transformer"), {"full_at": later, "datasets": {DATASET: later}})
     assert await orphans(workshop, full=False) == [data_key(stem(30, 1))]
 
 
@@ -188,7 +149,7 @@ async def test_an_open_plan_holds_the_mark_of_who_reads_its_model(workshop: Work
     assert await orphans(workshop, full=True) == []
     assert await marks(workshop) == {"ingestor": 1.0, "transformer": 1.0, "trainer": 1.0, "evaluator": 2.0}
     model = folder_key(late, VARIANT, "model.json")
-    await workshop.store.put(Layer.MODELS, model, b"{}", metadata={}, content_type="x/y")
+    await put(workshop, Layer.MODELS, model, b"{}")
     assert await orphans(workshop, full=False) == [model]
 
 
@@ -216,7 +177,7 @@ async def test_a_sweep_cut_off_by_too_many_orphans_goes_on_where_it_stopped(
         found += batch
         for made in every:
             if data_key(made) in batch:
-                await workshop.store.put(Layer.SILVER, data_key(made, VARIANT), b"s", metadata={}, content_type="x/y")
+                await put(workshop, Layer.SILVER, data_key(made, VARIANT), b"s")
         await planned(workshop, len(found) // 2, 1, *every[: len(found)])
         full = False
     assert found == [data_key(made) for made in every]
@@ -231,11 +192,11 @@ async def test_what_a_full_sweep_that_was_cut_off_did_not_come_to_the_next_ones_
     await ingested(workshop, 30, 2, silver=False)  # behind the mark
     others = [Stem("another", Clock.now - 40 * HOUR, f"{number:016x}", 1) for number in range(3)]
     for other in others:
-        await workshop.store.put(Layer.RAW, data_key(other), b"r", metadata={}, content_type="x/y")
+        await put(workshop, Layer.RAW, data_key(other), b"r")
     monkeypatch.setattr(module, "MOST_ORPHANS", 10)  # two for each reader
     assert await orphans(workshop, sweeper, full=True) == [data_key(other) for other in others[:2]]
     for other in others:
-        await workshop.store.put(Layer.SILVER, data_key(other, VARIANT), b"s", metadata={}, content_type="x/y")
+        await put(workshop, Layer.SILVER, data_key(other, VARIANT), b"s")
     assert await orphans(workshop, sweeper, full=False) == [data_key(stem(30, 2))]
 
 
@@ -249,9 +210,7 @@ async def test_the_timer_looks_at_everything_where_that_was_long_ago(workshop: W
 
 
 async def test_a_reader_that_could_not_be_looked_at_moves_no_mark(workshop: Workshop) -> None:
-    await workshop.store.put(
-        Layer.LEDGER, plan_key("trainer", DATASET, 1), b'{"of": "a later version"}', metadata={}, content_type="x/y"
-    )
+    await put(workshop, Layer.LEDGER, plan_key("trainer", DATASET, 1), b'{"of": "a later version"}')
     await ingested(workshop, 5)
     await orphans(workshop, full=True)
     assert await marks(workshop) == {"ingestor": 1.0, "transformer": 1.0}
@@ -265,7 +224,7 @@ async def test_a_dry_run_moves_no_mark(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"full_at": null}', b'{"full_at": "x", "datasets": {}}'])
 async def test_marks_that_nobody_can_read_are_none(workshop: Workshop, body: bytes) -> None:
-    await workshop.store.put(Layer.LEDGER, mark_key("transformer"), body, metadata={}, content_type="x/y")
+    await put(workshop, Layer.LEDGER, mark_key("transformer"), body)
     await ingested(workshop, 5, silver=False)
     assert await orphans(workshop, full=False) == [data_key(stem(5))]
 
@@ -277,7 +236,7 @@ async def test_after_a_long_look_at_landing_the_timer_leaves_it_out_for_a_while(
     await ingested(workshop, 5)
     monkeypatch.setattr(module, "LANDING_SHARE", 1e9)
     assert "ingestor" in (await sweeper.sweep(grace=0, full=False)).seen
-    await workshop.store.put(Layer.LANDING, "a.csv", b"x", metadata={}, content_type="x/y")
+    await put(workshop, Layer.LANDING, "a.csv", b"x")
     assert "ingestor" not in (await sweeper.sweep(grace=0, full=False)).seen
     assert (await marks(workshop))["transformer"] == 1.0
     assert [o.uri for o in (await sweeper.sweep(grace=0, full=True)).orphans if "landing" in o.uri]

@@ -1,62 +1,32 @@
 """Objects are sent to their reader once more, on its replay queue: those that were meant, the newest of each stem."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
 
-from acequia.adapters.directory import DirectoryStore
-from acequia.adapters.sqlite import SqliteBus
 from acequia.app import make_app
-from acequia.batches import Plan
-from acequia.datasets import load_registry
 from acequia.errors import QueueFull, TransientFailure
-from acequia.events import ObjectCreated, parse_notification, utc_now
-from acequia.layers import (
-    Buckets,
-    Layer,
-    Stem,
-    data_key,
-    dead_key,
-    done_key,
-    folder_key,
-    landing_done_id,
-    manifest_key,
-    plan_key,
-    stage_key,
-)
-from acequia.ports import Ack, Delivery, Message, Settlement
+from acequia.events import utc_now
+from acequia.layers import Layer, Stem, data_key, dead_key, done_key, folder_key, manifest_key
+from acequia.ports import Message
 from acequia.runner import HEADER_STALE, Workshop
-from acequia.stage import Candidate
-from acequia.topology import READERS, replay_queue, topology
+from acequia.topology import READERS, replay_queue
 from acequia_reconciler import replay as module
 from acequia_reconciler.service import ReconcilerService
 from acequia_reconciler.settings import ReconcilerSettings
 
-BUCKETS = Buckets("test")
-TABLE = topology(BUCKETS, (3600,))
+from .conftest import AT, DATASET, TABLE, event_of, landed, put, stem, taken, write, write_plan
+
 OLD, NEW = "v1-ffffff", "v2-000000"
-AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
-DATASET = "network_events"
 
 
 @pytest.fixture
-async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
-    store = await DirectoryStore.open(tmp_path / "store", BUCKETS)
-    await bus.apply(TABLE)
-    await store.apply(TABLE)
-    for stage in ("transformer", "trainer", "evaluator"):
-        document = json.dumps({"variants": [OLD, NEW]}).encode()
-        await store.put(Layer.LEDGER, stage_key(stage), document, metadata={}, content_type="x/y")
-    yield Workshop(store, bus, BUCKETS, load_registry())
-    await bus.close()
-    await store.close()
+def variants() -> Sequence[str]:
+    return OLD, NEW
 
 
 @pytest.fixture
@@ -68,13 +38,9 @@ async def http(workshop: Workshop) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def put(workshop: Workshop, layer: Layer, *keys: str, **metadata: str) -> None:
+async def put_all(workshop: Workshop, layer: Layer, *keys: str) -> None:
     for key in keys:
-        await workshop.store.put(layer, key, b"rows", metadata=metadata, content_type="x/y")
-
-
-def stem(number: int = 1, days: int = 0) -> Stem:
-    return Stem(DATASET, AT + timedelta(days=days), f"{number:016x}", 1)
+        await put(workshop, layer, key)
 
 
 async def ask(http: httpx.AsyncClient, layer: str, **asked: Any) -> list[dict[str, Any]]:
@@ -88,49 +54,38 @@ async def replayed(http: httpx.AsyncClient, workshop: Workshop, stage: str, **as
     """Keys of what came to the stage's replay queue; nothing came anywhere else."""
     (layer,) = [reader.layer for reader in READERS if reader.stage == stage]
     result = (await ask(http, layer.value, **asked))[-1]["result"]
-    found: list[Delivery] = []
-
-    async def take(delivery: Delivery) -> Settlement:
-        found.append(delivery)
-        return Ack()
-
     for reader in READERS:
         assert await workshop.bus.depth(reader.queue) == 0
-    queue = replay_queue(stage)
-    subscription = await workshop.bus.consume(queue, take, concurrency=10)
-    while await workshop.bus.depth(queue):
-        pass
-    await subscription.close(grace=5)
-    events = [parse_notification(d.message.body, BUCKETS) for d in found]
-    for delivery, event in zip(found, events, strict=True):
-        assert isinstance(event, ObjectCreated)
-        assert event.layer is layer
+    found = await taken(workshop, replay_queue(stage))
+    for delivery in found:
+        assert event_of(delivery).layer is layer
         told = delivery.message.headers.get(HEADER_STALE)
         assert (told is not None and datetime.fromisoformat(told) <= utc_now()) if asked.get("stale") else told is None
     assert result["sent"] == result["matched"] == len(found)
-    return sorted(e.key for e in events if isinstance(e, ObjectCreated))
+    return sorted(event_of(delivery).key for delivery in found)
 
 
 async def test_without_conditions_all_of_the_dataset_are_sent_with_their_metadata(
     http: httpx.AsyncClient, workshop: Workshop
 ) -> None:
     keys = [data_key(stem(1)), data_key(stem(2))]
-    await put(workshop, Layer.RAW, *keys)
+    await put_all(workshop, Layer.RAW, *keys)
     await put(workshop, Layer.RAW, data_key(Stem("another_one", AT, "0" * 16, 1)))
     await put(workshop, Layer.SILVER, data_key(stem(1), NEW))
     assert await replayed(http, workshop, "transformer") == keys
 
 
 async def test_since_and_until_go_by_the_time_in_the_name(http: httpx.AsyncClient, workshop: Workshop) -> None:
-    await put(workshop, Layer.RAW, *(data_key(stem(1, days)) for days in range(4)))
+    keys = [data_key(stem(at=AT + timedelta(days=days))) for days in range(4)]
+    await put_all(workshop, Layer.RAW, *keys)
     asked = {"since": "2025-12-21T12:12:09", "until": "2025-12-23T12:12:09Z"}
-    assert await replayed(http, workshop, "transformer", **asked) == [data_key(stem(1, days)) for days in (1, 2)]
+    assert await replayed(http, workshop, "transformer", **asked) == keys[1:3]
 
 
 async def test_only_missing_leaves_out_what_has_an_outcome_of_any_variant(
     http: httpx.AsyncClient, workshop: Workshop
 ) -> None:
-    await put(workshop, Layer.RAW, *(data_key(stem(n)) for n in range(1, 5)))
+    await put_all(workshop, Layer.RAW, *(data_key(stem(n)) for n in range(1, 5)))
     await put(workshop, Layer.SILVER, data_key(stem(1), OLD))
     await put(workshop, Layer.QUARANTINE, manifest_key("transformer", stem(2), NEW))
     await put(workshop, Layer.LEDGER, dead_key("transformer", str(stem(3)), NEW))
@@ -144,8 +99,8 @@ async def test_what_is_dead_is_left_alone_and_counted(http: httpx.AsyncClient, w
 
 
 async def test_stale_sends_what_the_current_variant_has_not_made(http: httpx.AsyncClient, workshop: Workshop) -> None:
-    await put(workshop, Layer.RAW, *(data_key(stem(n)) for n in range(1, 6)))
-    await put(workshop, Layer.SILVER, data_key(stem(1), OLD), data_key(stem(2), OLD), data_key(stem(2), NEW))
+    await put_all(workshop, Layer.RAW, *(data_key(stem(n)) for n in range(1, 6)))
+    await put_all(workshop, Layer.SILVER, data_key(stem(1), OLD), data_key(stem(2), OLD), data_key(stem(2), NEW))
     await put(workshop, Layer.QUARANTINE, manifest_key("transformer", stem(3), OLD))
     await put(workshop, Layer.QUARANTINE, manifest_key("transformer", stem(4), NEW))
     assert await replayed(http, workshop, "transformer", stale=True) == [data_key(stem(n)) for n in (1, 3, 5)]
@@ -159,30 +114,17 @@ async def test_a_time_with_an_offset_is_the_same_moment(http: httpx.AsyncClient,
 
 
 async def test_of_several_variants_of_a_stem_the_newest_is_sent(http: httpx.AsyncClient, workshop: Workshop) -> None:
-    await put(workshop, Layer.SILVER, data_key(stem(1), OLD), data_key(stem(1), NEW), data_key(stem(2), OLD))
+    await put_all(workshop, Layer.SILVER, data_key(stem(1), OLD), data_key(stem(1), NEW), data_key(stem(2), OLD))
     assert await replayed(http, workshop, "trainer") == [data_key(stem(1), NEW), data_key(stem(2), OLD)]
-
-
-async def put_plan(
-    workshop: Workshop, number: int, made: Stem, *stems: Stem, variants: Mapping[str, str] | None = None
-) -> None:
-    """`variants`: what it took of a stem, where that is not the newest."""
-    took = {str(s): (variants or {}).get(str(s), NEW) for s in stems}
-    inputs = tuple(
-        Candidate(data_key(s, took[str(s)]), "x", str(s), took[str(s)], 4, 1, None, None, None) for s in stems
-    )
-    plan = Plan("trainer", DATASET, number, made, made.at, uuid4(), (), inputs, AT.date(), 1, {})
-    body = json.dumps(plan.document()).encode()
-    await workshop.store.put(Layer.LEDGER, plan_key("trainer", DATASET, number), body, metadata={}, content_type="x/y")
 
 
 async def test_what_a_plan_covers_is_not_missing_and_stale_where_an_old_variant_ended_it(
     http: httpx.AsyncClient, workshop: Workshop
 ) -> None:
-    await put(workshop, Layer.SILVER, *(data_key(stem(n), NEW) for n in range(1, 5)))
+    await put_all(workshop, Layer.SILVER, *(data_key(stem(n), NEW) for n in range(1, 5)))
     for number, variant in ((1, OLD), (2, NEW), (3, None)):
         made = Stem(DATASET, AT + timedelta(hours=number), plan=number)
-        await put_plan(workshop, number, made, stem(number))
+        await write_plan(workshop, made, {stem(number): NEW})
         if variant:
             await put(workshop, Layer.MODELS, folder_key(made, variant, "model.json"))
     assert await replayed(http, workshop, "trainer", only_missing=True) == [data_key(stem(4), NEW)]
@@ -193,14 +135,14 @@ async def test_what_a_plan_covers_is_not_missing_and_stale_where_an_old_variant_
 async def test_what_was_made_anew_since_a_plan_covered_its_stem_is_stale(
     http: httpx.AsyncClient, workshop: Workshop
 ) -> None:
-    await put(workshop, Layer.SILVER, *(data_key(stem(n), NEW) for n in (1, 2)), data_key(stem(3), OLD))
+    await put_all(workshop, Layer.SILVER, *(data_key(stem(n), NEW) for n in (1, 2)), data_key(stem(3), OLD))
     await put(workshop, Layer.SILVER, data_key(stem(3), NEW))
     made = Stem(DATASET, AT + timedelta(hours=1), plan=1)
-    await put_plan(workshop, 1, made, stem(1), stem(2), stem(3), variants={str(stem(2)): OLD, str(stem(3)): OLD})
+    await write_plan(workshop, made, {stem(1): NEW, stem(2): OLD, stem(3): OLD})
     await put(workshop, Layer.MODELS, folder_key(made, NEW, "model.json"))
     assert await replayed(http, workshop, "trainer", stale=True) == [data_key(stem(n), NEW) for n in (2, 3)]
     again = Stem(DATASET, AT + timedelta(hours=2), plan=2)
-    await put_plan(workshop, 2, again, stem(2), stem(3))
+    await write_plan(workshop, again, {stem(2): NEW, stem(3): NEW})
     await put(workshop, Layer.MODELS, folder_key(again, NEW, "model.json"))
     assert await replayed(http, workshop, "trainer", stale=True) == []
 
@@ -208,12 +150,11 @@ async def test_what_was_made_anew_since_a_plan_covered_its_stem_is_stale(
 async def test_files_of_landing_are_found_by_their_folder_or_by_what_they_became(
     http: httpx.AsyncClient, workshop: Workshop
 ) -> None:
-    await put(workshop, Layer.LANDING, f"{DATASET}/a.csv", "top.csv", "nobody knows.csv")
+    await put_all(workshop, Layer.LANDING, f"{DATASET}/a.csv", "top.csv", "nobody knows.csv")
     top = await workshop.store.head(Layer.LANDING, "top.csv")
     assert top is not None
     done = {"dataset": DATASET, "status": "SUCCESS", "record": {"outputs": []}}
-    id = landing_done_id(BUCKETS.of(Layer.LANDING), top.key, top.etag)
-    await workshop.store.put(Layer.LEDGER, done_key(id), json.dumps(done).encode(), metadata={}, content_type="x/y")
+    await write(workshop, Layer.LEDGER, done_key(landed(top)), done)
     assert await replayed(http, workshop, "ingestor") == [f"{DATASET}/a.csv", "top.csv"]
     assert await replayed(http, workshop, "ingestor", only_missing=True) == [f"{DATASET}/a.csv"]
     assert await replayed(http, workshop, "ingestor", dataset="_unknown") == ["nobody knows.csv"]
@@ -231,7 +172,7 @@ async def test_a_dry_run_names_the_objects_and_sends_nothing(http: httpx.AsyncCl
 async def test_while_the_replay_queue_is_full_it_waits_and_goes_on(
     http: httpx.AsyncClient, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await put(workshop, Layer.RAW, data_key(stem(1)), data_key(stem(2)))
+    await put_all(workshop, Layer.RAW, data_key(stem(1)), data_key(stem(2)))
     monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
     publish, refused = workshop.bus.publish, [1, 1, 1]
 

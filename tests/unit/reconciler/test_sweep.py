@@ -1,70 +1,50 @@
 """What was lost between the store and a queue is found and sent again; what is settled or in flight is left alone."""
 
-import json
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from acequia.adapters.directory import DirectoryStore
-from acequia.adapters.sqlite import SqliteBus
-from acequia.batches import Plan
-from acequia.datasets import load_registry
 from acequia.errors import TransientFailure
-from acequia.events import IngestionCommand, ObjectCreated, SyntheticSource, parse_notification
 from acequia.layers import (
-    Buckets,
     Layer,
-    Stem,
     command_key,
     data_key,
     dead_key,
     done_key,
     folder_key,
-    landing_done_id,
     manifest_key,
     plan_key,
+    stage_key,
 )
-from acequia.ports import Ack, Delivery, Message, ObjectInfo, Retry, Settlement
+from acequia.ports import Delivery, Message
 from acequia.runner import Workshop, foreign_stem
-from acequia.stage import Candidate
-from acequia.topology import READERS, topology
+from acequia.topology import READERS
 from acequia_auditor.dead_letters import DeadLetterWriter
 from acequia_reconciler.sweep import Sweeper
 
-BUCKETS = Buckets("test")
-TABLE = topology(BUCKETS, (3600,))
-VARIANT = "v1-3fa9c1"
-AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
+from .conftest import (
+    BUCKETS,
+    PLAN,
+    TABLE,
+    VARIANT,
+    climb,
+    event_of,
+    landed,
+    put,
+    stem,
+    taken,
+    write,
+    write_command,
+    write_plan,
+)
 
 
 @pytest.fixture
-async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
-    store = await DirectoryStore.open(tmp_path / "store", BUCKETS, bus)
-    await bus.apply(TABLE)
-    await store.apply(TABLE)
-    yield Workshop(store, bus, BUCKETS, load_registry())
-    await bus.close()
-    await store.close()
-
-
-async def taken(workshop: Workshop, queue: str) -> list[Delivery]:
-    """All that lies in the queue, acknowledged."""
-    found: list[Delivery] = []
-
-    async def take(delivery: Delivery) -> Settlement:
-        found.append(delivery)
-        return Ack()
-
-    subscription = await workshop.bus.consume(queue, take, concurrency=10)
-    while await workshop.bus.depth(queue):
-        pass
-    await subscription.close(grace=5)
-    return found
+def heard() -> bool:
+    return True
 
 
 async def lose_all(workshop: Workshop) -> None:
@@ -73,33 +53,6 @@ async def lose_all(workshop: Workshop) -> None:
         await taken(workshop, reader.queue)
 
 
-async def put(workshop: Workshop, layer: Layer, key: str, data: bytes = b"rows", **metadata: str) -> ObjectInfo:
-    named = {k.replace("_", "-"): v for k, v in metadata.items()}
-    return await workshop.store.put(layer, key, data, metadata=named, content_type="x/y")
-
-
-def stem(number: int = 1) -> Stem:
-    return Stem("network_events", AT, f"{number:016x}", 1)
-
-
-def event_of(delivery: Delivery) -> ObjectCreated:
-    event = parse_notification(delivery.message.body, BUCKETS)
-    assert isinstance(event, ObjectCreated)
-    return event
-
-
-async def store_command(workshop: Workshop, run_id: UUID) -> ObjectInfo:
-    command = IngestionCommand(
-        run_id=run_id,
-        dataset="network_events",
-        source=SyntheticSource(kind="synthetic", rows=10),
-        accepted_at=AT,
-        fingerprint="x",
-    )
-    return await put(workshop, Layer.LEDGER, command_key(run_id), command.model_dump_json().encode())
-
-
-PLAN = Stem("network_events", AT, plan=1)
 LOST = [
     ("ingestor", Layer.LANDING, "network_events/a log+ß.csv"),
     ("transformer", Layer.RAW, data_key(stem())),
@@ -136,7 +89,7 @@ async def test_an_object_without_a_byte_is_sent_too(workshop: Workshop) -> None:
 async def test_what_is_young_is_left_alone(workshop: Workshop) -> None:
     for _, layer, key in LOST:
         await put(workshop, layer, key)
-    await store_command(workshop, uuid4())
+    await write_command(workshop, uuid4())
     await lose_all(workshop)
     assert (await Sweeper(workshop, TABLE).sweep(grace=60)).orphans == []
 
@@ -151,8 +104,7 @@ async def test_a_dry_run_tells_and_sends_nothing(workshop: Workshop) -> None:
 
 async def settle_landing(workshop: Workshop, how: str) -> None:
     info = await put(workshop, Layer.LANDING, "network_events/a.csv")
-    done = landing_done_id(BUCKETS.of(Layer.LANDING), info.key, info.etag)
-    key = done_key(done) if how == "done" else dead_key("ingestor", str(done))
+    key = done_key(landed(info)) if how == "done" else dead_key("ingestor", str(landed(info)))
     await put(workshop, Layer.LEDGER, key, b"{}")
 
 
@@ -180,7 +132,7 @@ async def settle_model(workshop: Workshop, how: str) -> None:
 
 async def settle_foreign(workshop: Workshop, how: str) -> None:
     """An object that somebody else named is settled under the stem that follows from it."""
-    await put(workshop, Layer.LEDGER, "stages/transformer.json", json.dumps({"variants": [VARIANT]}).encode())
+    await write(workshop, Layer.LEDGER, stage_key("transformer"), {"variants": [VARIANT]})
     info = await put(workshop, Layer.RAW, "somebody/else.parquet")
     made = foreign_stem(info, BUCKETS.of(Layer.RAW))
     if how == "dead":
@@ -194,15 +146,12 @@ async def settle_silver(workshop: Workshop, how: str) -> None:
     if how == "dead":
         await put(workshop, Layer.LEDGER, dead_key("trainer", str(stem()), VARIANT), b"{}")
         return
-    candidate = Candidate(data_key(stem(), VARIANT), "x", str(stem()), VARIANT, 4, 1, None, None, None)
-    plan = Plan("trainer", "network_events", 1, PLAN, AT, uuid4(), (), (candidate,), AT.date(), 1, {})
-    body = json.dumps(plan.document()).encode()
-    await put(workshop, Layer.LEDGER, plan_key("trainer", "network_events", 1), body)
+    await write_plan(workshop, PLAN, {stem(): VARIANT})
 
 
 async def settle_command(workshop: Workshop, how: str) -> None:
     run_id = uuid4()
-    await store_command(workshop, run_id)
+    await write_command(workshop, run_id)
     await put(workshop, Layer.LEDGER, dead_key("ingestor", str(run_id)), b"{}")
 
 
@@ -247,8 +196,6 @@ class NoDatabase:
 
 async def die(workshop: Workshop, stage: str, message: Message) -> list[str]:
     """The auditor is handed a dead message; the keys of what it writes down."""
-    import asyncio
-
     writer = DeadLetterWriter(NoDatabase(), workshop.store, buckets=BUCKETS)  # type: ignore[arg-type]
     task = asyncio.create_task(writer.handle(Delivery(f"acequia.{stage}.dead", message)))
     found: list[str] = []
@@ -272,12 +219,7 @@ async def die(workshop: Workshop, stage: str, message: Message) -> list[str]:
 async def test_what_the_auditor_writes_down_as_dead_the_sweep_knows_as_dead(
     workshop: Workshop, stage: str, layer: Layer, key: str
 ) -> None:
-    await put(
-        workshop,
-        Layer.LEDGER,
-        f"stages/{stage}.json",
-        json.dumps({"variants": ["v1-000000", VARIANT]}).encode(),
-    )
+    await write(workshop, Layer.LEDGER, stage_key(stage), {"variants": ["v1-000000", VARIANT]})
     await put(workshop, layer, key)
     await lose_all(workshop)
     sweeper = Sweeper(workshop, TABLE)
@@ -289,8 +231,8 @@ async def test_what_the_auditor_writes_down_as_dead_the_sweep_knows_as_dead(
 
 async def test_a_dead_command_is_not_sent_again_and_a_lost_one_is(workshop: Workshop) -> None:
     dead, lost = uuid4(), uuid4()
-    await store_command(workshop, dead)
-    await store_command(workshop, lost)
+    await write_command(workshop, dead)
+    await write_command(workshop, lost)
     sweeper = Sweeper(workshop, TABLE)
     await sweeper.sweep(grace=0)
     messages = {d.message.message_id: d.message for d in await taken(workshop, "acequia.ingestor")}
@@ -303,7 +245,7 @@ async def test_a_dead_command_is_not_sent_again_and_a_lost_one_is(workshop: Work
 
 async def test_a_command_that_is_done_but_was_not_removed_is_sent_so_that_it_is_removed(workshop: Workshop) -> None:
     run_id = uuid4()
-    await store_command(workshop, run_id)
+    await write_command(workshop, run_id)
     await put(workshop, Layer.LEDGER, done_key(run_id), b"{}")
     await Sweeper(workshop, TABLE).sweep(grace=0)
     (delivery,) = await taken(workshop, "acequia.ingestor")
@@ -345,15 +287,7 @@ async def test_while_its_readers_queue_holds_messages_an_object_may_be_among_the
 
 async def test_while_a_message_waits_on_the_ladder_an_object_may_be_in_it(workshop: Workshop) -> None:
     await put(workshop, Layer.RAW, data_key(stem()))
-    (queue,) = [r.queue for r in READERS if r.stage == "transformer"]
-
-    async def refuse(delivery: Delivery) -> Settlement:
-        return Retry("later")
-
-    subscription = await workshop.bus.consume(queue, refuse, concurrency=1)
-    while not await workshop.bus.depth(TABLE.queue(queue).retry_queue(3600)):
-        pass
-    await subscription.close(grace=5)
+    await climb(workshop, "acequia.transformer")
     result = await Sweeper(workshop, TABLE).sweep(grace=0)
     assert (result.sent, result.held_back) == (0, 1)
 

@@ -1,22 +1,15 @@
 """Each object has one fate at its reader, with its reason; the sums add up; what is lost is named."""
 
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from acequia.adapters.directory import DirectoryStore
-from acequia.adapters.sqlite import SqliteBus
-from acequia.batches import Plan
-from acequia.datasets import Registry, load_registry
-from acequia.events import IngestionCommand, SyntheticSource
+from acequia.datasets import Registry
 from acequia.layers import (
-    Buckets,
     Layer,
     Stem,
     command_key,
@@ -24,51 +17,24 @@ from acequia.layers import (
     dead_key,
     done_key,
     folder_key,
-    landing_done_id,
     manifest_key,
     plan_key,
     rejected_rows_key,
-    stage_key,
 )
-from acequia.ports import Delivery, Message, ObjectInfo, Retry, Settlement
+from acequia.ports import Message, ObjectInfo
 from acequia.runner import Workshop, foreign_stem
-from acequia.stage import Candidate
-from acequia.topology import READERS, dead_queue, replay_queue, topology
+from acequia.topology import READERS, dead_queue, replay_queue
 from acequia_reconciler import census
 from acequia_reconciler.verify import verify
 
-BUCKETS = Buckets("test")
-TABLE = topology(BUCKETS, (3600,))
+from .conftest import AT, BUCKETS, DATASET, PLAN, TABLE, climb, landed, put, stem, write, write_command, write_plan
+
 OLD, NEW = "v1-000000", "v2-3fa9c1"
-AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
-DATASET = "network_events"
-PLAN = Stem(DATASET, AT, plan=1)
 
 
 @pytest.fixture
-async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    bus = await SqliteBus.open(tmp_path / "bus.sqlite")
-    store = await DirectoryStore.open(tmp_path / "store", BUCKETS)  # it tells nobody: every event is lost
-    await bus.apply(TABLE)
-    await store.apply(TABLE)
-    for stage in ("transformer", "trainer", "evaluator"):
-        document = json.dumps({"variants": [OLD, NEW]}).encode()
-        await store.put(Layer.LEDGER, stage_key(stage), document, metadata={}, content_type="x/y")
-    yield Workshop(store, bus, BUCKETS, load_registry())
-    await bus.close()
-    await store.close()
-
-
-async def put(workshop: Workshop, layer: Layer, key: str, data: bytes = b"rows") -> ObjectInfo:
-    return await workshop.store.put(layer, key, data, metadata={}, content_type="x/y")
-
-
-async def write(workshop: Workshop, layer: Layer, key: str, document: Mapping[str, Any]) -> ObjectInfo:
-    return await put(workshop, layer, key, json.dumps(document).encode())
-
-
-def stem(number: int = 1, at: datetime = AT) -> Stem:
-    return Stem(DATASET, at, f"{number:016x}", 1)
+def variants() -> Sequence[str]:
+    return OLD, NEW
 
 
 async def prove(workshop: Workshop, *, grace: float = 0, settled: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -90,9 +56,7 @@ async def sums(workshop: Workshop, reader: str, **asked: Any) -> dict[str, Any]:
 
 async def put_plan(workshop: Workshop, number: int, *stems: Stem) -> Stem:
     made = Stem(DATASET, AT + timedelta(hours=number), plan=number)
-    inputs = tuple(Candidate(data_key(s, NEW), "x", str(s), NEW, 4, 1, None, None, None) for s in stems)
-    plan = Plan("trainer", DATASET, number, made, made.at, uuid4(), (), inputs, AT.date(), 1, {})
-    await write(workshop, Layer.LEDGER, plan_key("trainer", DATASET, number), plan.document())
+    await write_plan(workshop, made, dict.fromkeys(stems, NEW))
     return made
 
 
@@ -108,16 +72,6 @@ async def put_done(workshop: Workshop, id: UUID, *outputs: str, status: str = "S
     uris = [{"uri": f"s3://test-{place}"} for place in outputs]
     document = {"id": str(id), "dataset": DATASET, "status": status, "record": {"outputs": uris}, **more}
     await write(workshop, Layer.LEDGER, done_key(id), document)
-
-
-def landed(info: ObjectInfo) -> UUID:
-    return landing_done_id(BUCKETS.of(Layer.LANDING), info.key, info.etag)
-
-
-async def store_command(workshop: Workshop, run_id: UUID) -> ObjectInfo:
-    source = SyntheticSource(kind="synthetic", rows=10)
-    command = IngestionCommand(run_id=run_id, dataset=DATASET, source=source, accepted_at=AT, fingerprint="x")
-    return await put(workshop, Layer.LEDGER, command_key(run_id), command.model_dump_json().encode())
 
 
 # one to one: transformer and evaluator
@@ -245,7 +199,7 @@ async def test_a_dataset_without_that_reader_is_not_applicable(
 async def test_what_is_younger_than_the_grace_is_in_flight_and_without_grace_nothing_is(workshop: Workshop) -> None:
     await put(workshop, Layer.RAW, data_key(stem()))
     await put(workshop, Layer.LANDING, "a.csv")
-    await store_command(workshop, uuid4())
+    await write_command(workshop, uuid4())
     for reader in ("transformer", "ingestor", "commands"):
         assert await sums(workshop, reader, grace=60) == {"objects": 1, "in_flight": 1}
         assert await sums(workshop, reader) == {"objects": 1, "orphans": 1}
@@ -389,7 +343,7 @@ async def test_a_landing_object_that_changed_since_is_another_one(workshop: Work
 
 async def test_a_dead_landing_object_and_a_dead_command_are_dead(workshop: Workshop) -> None:
     info, run_id = await put(workshop, Layer.LANDING, f"{DATASET}/a.csv"), uuid4()
-    await store_command(workshop, run_id)
+    await write_command(workshop, run_id)
     for id in (landed(info), run_id):
         await put(workshop, Layer.LEDGER, dead_key("ingestor", str(id)))
     assert await sums(workshop, "ingestor") == {"objects": 1, "dead": 1}
@@ -398,7 +352,7 @@ async def test_a_dead_landing_object_and_a_dead_command_are_dead(workshop: Works
 
 async def test_a_command_counts_once_while_it_lies_there_and_after_it_was_carried_out(workshop: Workshop) -> None:
     run_id = uuid4()
-    await store_command(workshop, run_id)
+    await write_command(workshop, run_id)
     assert await sums(workshop, "commands") == {"objects": 1, "orphans": 1}
     await put_done(workshop, run_id, f"raw/{data_key(stem())}", command={"run_id": str(run_id)})
     await put(workshop, Layer.RAW, data_key(stem()))
@@ -430,13 +384,7 @@ async def test_a_message_anywhere_is_not_settled_and_only_then_a_problem(worksho
 
 
 async def test_a_message_on_the_ladder_is_not_settled(workshop: Workshop) -> None:
-    async def refuse(delivery: Delivery) -> Settlement:
-        return Retry("later")
-
-    subscription = await workshop.bus.consume("acequia.transformer", refuse, concurrency=1)
     await workshop.bus.publish("", "acequia.transformer", Message(b"x"))
-    while not await workshop.bus.depth("acequia.transformer.retry.3600s"):
-        pass
-    await subscription.close(grace=5)
+    await climb(workshop, "acequia.transformer")
     result, _ = await prove(workshop, settled=True)
     assert result["problems"] == ["acequia.transformer.retry.3600s holds 1 messages"]
