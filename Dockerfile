@@ -1,5 +1,5 @@
 # Every service's image: docker build --build-arg SERVICE=ingestor .
-# SERVICE is ingestor, transformer, trainer, evaluator, auditor, reconciler or cli (the `acequia` command).
+# SERVICE is ingestor, transformer, trainer, evaluator, lakehouse, auditor, reconciler or cli (the `acequia` command).
 
 FROM python:3.13-slim-trixie AS builder
 ENV PIP_ROOT_USER_ACTION=ignore \
@@ -18,6 +18,7 @@ COPY services/ingestor/pyproject.toml services/ingestor/
 COPY services/transformer/pyproject.toml services/transformer/
 COPY services/trainer/pyproject.toml services/trainer/
 COPY services/evaluator/pyproject.toml services/evaluator/
+COPY services/lakehouse/pyproject.toml services/lakehouse/
 COPY services/auditor/pyproject.toml services/auditor/
 COPY services/reconciler/pyproject.toml services/reconciler/
 COPY cli/pyproject.toml cli/

@@ -24,9 +24,9 @@ from pathlib import Path
 import polars as pl
 
 from acequia.datasets import load_registry
-from acequia.events import SyntheticSource
 from acequia_ingestor.formats import load_formats
-from acequia_ingestor.parse import draw_synthetic, parse_file
+from acequia_ingestor.parse import parse_file, write_drawn
+from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
 
 DATASET = load_registry()["network_events"]
 ZEEK = {
@@ -51,9 +51,8 @@ ZEEK = {
 def write_files(rows: int, folder: Path) -> dict[str, Path]:
     """The same events in each format."""
     source = SyntheticSource(kind="synthetic", rows=rows, seed=7, anomaly_rate=0.02)
-    drawn = draw_synthetic(
-        source, DATASET, folder / "drawn", rows_per_part=rows, start=datetime(2025, 12, 20, tzinfo=UTC)
-    )
+    chunks = draw_network_events(source, datetime(2025, 12, 20, tzinfo=UTC))
+    drawn = write_drawn(chunks, DATASET, "synthetic", folder / "drawn", rows_per_part=rows)
     events = pl.read_parquet(drawn.parts[0].path).drop("_line")
     zeek = events.select(expression.alias(name) for name, expression in ZEEK.items())
     files = {name: folder / name for name in load_formats()}

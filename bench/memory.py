@@ -34,14 +34,14 @@ from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
 from acequia.app import House, make_app, stage_service
 from acequia.datasets import load_registry
-from acequia.events import META_ROWS, SyntheticSource
+from acequia.events import META_ROWS
 from acequia.layers import Layer
 from acequia.runner import Workshop
 from acequia.settings import AcequiaSettings, load
 from acequia.topology import topology
 from acequia_ingestor.service import build_ingestor
 from acequia_ingestor.settings import IngestorSettings
-from acequia_ingestor.sources import GENERATORS
+from acequia_ingestor.sources.synthetic import GENERATORS, SyntheticSource
 from acequia_transformer.settings import TransformerSettings
 from acequia_transformer.stage import build_stage as build_transformer
 

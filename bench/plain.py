@@ -22,13 +22,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from acequia.datasets import load_registry
-from acequia.events import SyntheticSource
 from acequia.layers import Layer, Stem, data_key, folder_key
 from acequia.stage import Candidate
 from acequia.work import Input, Outcome, Work, variant_of
 from acequia_evaluator.evaluate import champion_key, evaluate, needs
 from acequia_evaluator.settings import EvaluatorSettings
-from acequia_ingestor.parse import Parsed, draw_synthetic, parse_file
+from acequia_ingestor.parse import Parsed, parse_file, write_drawn
+from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
 from acequia_trainer.settings import TrainerSettings
 from acequia_trainer.train import compose, train
 from acequia_transformer.settings import TransformerSettings
@@ -55,7 +55,7 @@ class Plain:
         """One chain over `rows` drawn events."""
         now = datetime.now(UTC).replace(microsecond=0)
         source = SyntheticSource(kind="synthetic", rows=rows, seed=seed, anomaly_rate=anomaly_rate)
-        return self.chain([lambda out: draw_synthetic(source, self.dataset, out, start=now)])
+        return self.chain([lambda out: write_drawn(draw_network_events(source, now), self.dataset, "synthetic", out)])
 
     def files(self, files: Sequence[Path]) -> dict[str, Any]:
         """One chain over some files: each is parsed and transformed, one model is trained on all and evaluated."""

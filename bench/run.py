@@ -54,11 +54,11 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage  # noqa: E402
 
 from acequia.adapters.minio import MinioStore  # noqa: E402
 from acequia.datasets import load_registry  # noqa: E402
-from acequia.events import SyntheticSource  # noqa: E402
 from acequia.layers import Buckets  # noqa: E402
 from acequia.settings import MinioSettings, load  # noqa: E402
 from acequia.topology import AUDIT, OBJECTS, READERS, routing_key, topology  # noqa: E402
-from acequia_ingestor.parse import draw_synthetic  # noqa: E402
+from acequia_ingestor.parse import write_drawn  # noqa: E402
+from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events  # noqa: E402
 from harness.fleet import SERVICES, Fleet  # noqa: E402
 
 DATASET = "network_events"
@@ -632,7 +632,8 @@ class Bench:
         rows = count * BURST_ROWS
         source = SyntheticSource(kind="synthetic", rows=rows, seed=number + 2000, anomaly_rate=ANOMALY_RATE)
         with tempfile.TemporaryDirectory(dir=self.folder) as drawn:
-            parsed = draw_synthetic(source, dataset, Path(drawn), start=datetime.now(UTC).replace(microsecond=0))
+            chunks = draw_network_events(source, datetime.now(UTC).replace(microsecond=0))
+            parsed = write_drawn(chunks, dataset, "synthetic", Path(drawn))
             frame = pl.read_parquet(parsed.parts[0].path).drop("_line")
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         paths = [folder / f"events-{n:04d}.csv" for n in range(count)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
-from acequia.events import AuditRecord, IngestionCommand, Kind, Status, SyntheticSource
+from acequia.events import AuditRecord, IngestionCommand, Kind, SourceRequest, Status
 from acequia.layers import NAMESPACE, Layer, command_key, done_key, landing_done_id
 from acequia.ports import Message, ObjectInfo
 from acequia.runner import JSON, Workshop
@@ -79,7 +79,7 @@ class Story:
         command = IngestionCommand(
             run_id=run_id,
             dataset="network_events",
-            source=SyntheticSource(kind="synthetic", rows=3),
+            source=SourceRequest.model_validate({"kind": "synthetic", "rows": 3}),
             accepted_at=AT,
             fingerprint="x",
             rows_per_part=ROWS_PER_PART,

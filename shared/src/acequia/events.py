@@ -122,18 +122,13 @@ def to_notification(event: ObjectCreated) -> bytes:
     ).encode()
 
 
-class SyntheticSource(Frozen):
-    """Network events drawn by our own generator, reproducible by `seed`."""
+class SourceRequest(Frozen):
+    """Where rows come from that no file holds. `kind` names the source; what else it may say stands in that source's
+    own file, which reads it again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
-    kind: Literal["synthetic"]
-    rows: Annotated[int, Field(ge=1, description="How many events to draw")] = 10_000
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="The same seed gives the same events")] = 7
-    anomaly_rate: Annotated[float, Field(ge=0, le=0.5, description="Share of labelled attacks")] = 0.02
-
-
-Source = SyntheticSource
+    kind: str
 
 
 class IngestionCommand(Frozen):
@@ -142,7 +137,7 @@ class IngestionCommand(Frozen):
     schema_version: Literal[1] = 1
     run_id: UUID
     dataset: str
-    source: Source
+    source: SourceRequest
     accepted_at: datetime
     fingerprint: str
     """sha256 of dataset and source: tells the same request from another under one Idempotency-Key."""

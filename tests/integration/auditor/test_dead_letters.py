@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from acequia.events import IngestionCommand, ObjectCreated, SyntheticSource, to_notification
+from acequia.events import IngestionCommand, ObjectCreated, SourceRequest, to_notification
 from acequia.layers import Buckets, Layer, command_key, dead_key, landing_done_id, stage_key
 from acequia.ports import Ack, Delivery, HandBack, Message
 from acequia.runner import foreign_stem
@@ -88,7 +88,7 @@ async def test_a_dead_command_is_named_by_its_run(store, letters, client, tale):
     command = IngestionCommand(
         run_id=run_id,
         dataset="network_events",
-        source=SyntheticSource(kind="synthetic"),
+        source=SourceRequest(kind="synthetic"),
         accepted_at=tale().now,
         fingerprint="f",
     )

@@ -5,7 +5,7 @@ from acequia.datasets import load_registry
 from acequia.events import (
     IngestionCommand,
     ObjectCreated,
-    SyntheticSource,
+    SourceRequest,
     fold_record,
     to_notification,
     utc_now,
@@ -78,7 +78,7 @@ async def live(database, store, tale, training):
     command = IngestionCommand(
         run_id=tale().run_id,
         dataset="network_events",
-        source=SyntheticSource(kind="synthetic"),
+        source=SourceRequest(kind="synthetic"),
         accepted_at=one.now,
         fingerprint="f",
     )

@@ -3,7 +3,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from acequia.events import AuditRecord, IngestionCommand, Kind, ObjectRecord, Status, SyntheticSource, event_id
+from acequia.events import AuditRecord, IngestionCommand, Kind, ObjectRecord, SourceRequest, Status, event_id
 from acequia_auditor.migrate import migrations
 from acequia_auditor.read import model_id
 from acequia_auditor.rebuild import acceptance_of
@@ -71,7 +71,7 @@ def test_an_open_command_gives_the_record_that_the_ingestor_publishes_at_its_acc
     command = IngestionCommand(
         run_id=UUID(int=5),
         dataset="network_events",
-        source=SyntheticSource(kind="synthetic", rows=10),
+        source=SourceRequest.model_validate({"kind": "synthetic", "rows": 10}),
         accepted_at=datetime(2025, 12, 20, tzinfo=UTC),
         fingerprint="f",
     )

@@ -1,16 +1,18 @@
 """The generator of network events."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from acequia.datasets import Dataset
+from acequia.datasets import Dataset, Registry
 from acequia.errors import RejectedInput
-from acequia.events import SyntheticSource
-from acequia_ingestor.parse import Parsed, draw_synthetic
+from acequia_ingestor.parse import Parsed, write_drawn
+from acequia_ingestor.settings import IngestorSettings
+from acequia_ingestor.sources.synthetic import SOURCE, SyntheticSource, draw_network_events
 
 END = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
 ATTACKS = {"port_scan", "flood", "beaconing", "exfiltration"}
@@ -22,7 +24,8 @@ def parsed(tmp_path: Path, network_events: Dataset) -> Callable[..., Parsed]:
     def of(rows: int, *, seed: int = 7, rate: float = 0.02, end: datetime = END, rows_per_part: int = 10**6) -> Parsed:
         source = SyntheticSource(kind="synthetic", rows=rows, seed=seed, anomaly_rate=rate)
         folder = tmp_path / f"{rows}-{seed}-{rate}-{len(list(tmp_path.iterdir()))}"
-        return draw_synthetic(source, network_events, folder, rows_per_part=rows_per_part, start=end)
+        chunks = draw_network_events(source, end)
+        return write_drawn(chunks, network_events, "synthetic", folder, rows_per_part=rows_per_part)
 
     return of
 
@@ -102,9 +105,7 @@ def test_each_attack_looks_like_one(draw: Draw) -> None:
     assert (flood["bytes"] / flood["duration"]).median() > 10 * (benign["bytes"] / benign["duration"]).median()
 
 
-def test_a_dataset_without_a_generator_is_refused(network_events: Dataset, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    source = SyntheticSource(kind="synthetic")
-    with pytest.raises(RejectedInput, match="no synthetic other"):
-        draw_synthetic(source, replace(network_events, name="other"), tmp_path, start=END)
+def test_a_dataset_without_a_generator_is_refused(network_events: Dataset) -> None:
+    other = replace(network_events, name="other")
+    with pytest.raises(RejectedInput, match="other has no generator"):
+        SOURCE.datasets(SyntheticSource(kind="synthetic"), "other", Registry({"other": other}), IngestorSettings())

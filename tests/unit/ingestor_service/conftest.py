@@ -14,7 +14,7 @@ from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
 from acequia.app import make_app
 from acequia.datasets import load_registry
-from acequia.events import AuditRecord, IngestionCommand, ObjectCreated, SyntheticSource, to_notification
+from acequia.events import AuditRecord, IngestionCommand, ObjectCreated, SourceRequest, to_notification
 from acequia.layers import Buckets, Layer, command_key
 from acequia.ports import Ack, Delivery, Message, ObjectInfo, Settlement
 from acequia.runner import Workshop
@@ -112,7 +112,7 @@ async def order(workshop: Workshop, run_id: UUID, **more: Any) -> Delivery:
     told: dict[str, Any] = {
         "run_id": run_id,
         "dataset": "network_events",
-        "source": SyntheticSource(kind="synthetic", rows=10),
+        "source": SourceRequest.model_validate({"kind": "synthetic", "rows": 10}),
         "accepted_at": AT,
         "fingerprint": "x",
         "rows_per_part": ROWS_PER_PART,

@@ -244,7 +244,8 @@ async def test_a_file_that_is_larger_than_it_said_is_refused_and_leaves_nothing(
         ({**ASKED, "source": {"kind": "synthetic", "rows": 1001}}, "1000"),
         ({**ASKED, "source": {"kind": "synthetic", "rows": 0}}, "greater than or equal to 1"),
         ({**ASKED, "source": {"kind": "synthetic", "row": 10}}, "row"),
-        ({}, "dataset"),
+        ({}, "source"),
+        ({"source": ASKED["source"]}, "names no dataset"),
         ([], "body"),
     ],
 )

@@ -13,7 +13,7 @@ from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
 from acequia.batches import Plan
 from acequia.datasets import load_registry
-from acequia.events import IngestionCommand, ObjectCreated, SyntheticSource, parse_notification
+from acequia.events import IngestionCommand, ObjectCreated, SourceRequest, parse_notification
 from acequia.layers import Buckets, Layer, Stem, command_key, data_key, landing_done_id, plan_key, stage_key
 from acequia.ports import Ack, Delivery, ObjectInfo, Retry, Settlement
 from acequia.runner import Workshop
@@ -76,7 +76,7 @@ async def write_plan(
 
 
 async def write_command(workshop: Workshop, run_id: UUID, *, accepted_at: datetime = AT) -> None:
-    source = SyntheticSource(kind="synthetic", rows=10)
+    source = SourceRequest.model_validate({"kind": "synthetic", "rows": 10})
     command = IngestionCommand(run_id=run_id, dataset=DATASET, source=source, accepted_at=accepted_at, fingerprint="x")
     await put(workshop, Layer.LEDGER, command_key(run_id), command.model_dump_json().encode())
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
 from uuid import UUID, uuid4, uuid5
 
 import httpx
@@ -25,7 +25,7 @@ from acequia.events import (
     META_RUN_ID,
     META_TRACEPARENT,
     IngestionCommand,
-    Source,
+    SourceRequest,
     utc_now,
     valid_traceparent,
 )
@@ -36,6 +36,7 @@ from acequia.topology import COMMANDS
 from acequia_ingestor.formats import Format
 from acequia_ingestor.ingest import COMMAND, accepted_command, accepted_record
 from acequia_ingestor.settings import IngestorSettings
+from acequia_ingestor.sources import SEVERAL, AskedFor, load_sources
 
 log = logging.getLogger("acequia")
 
@@ -47,13 +48,23 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+SOURCES = load_sources()
+if TYPE_CHECKING:
+    AnySource = AskedFor
+else:
+    _MODELS = tuple(source.request for source in SOURCES.values())
+    AnySource = Annotated[Union[_MODELS], Field(discriminator="kind")] if len(_MODELS) > 1 else _MODELS[0]  # noqa: UP007
+
+
 class IngestionRequest(BaseModel):
-    """What to ingest: a dataset and where its events come from."""
+    """What to ingest: a dataset and where its rows come from."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
-    dataset: Annotated[str, Field(description="Name of a dataset: GET /datasets lists them")]
-    source: Source
+    dataset: Annotated[
+        str | None, Field(description="Name of a dataset: GET /datasets lists them. A source may name several itself")
+    ] = None
+    source: AnySource
 
 
 class Accepted(BaseModel):
@@ -135,22 +146,19 @@ class Acceptance:
 
         `keyed`: the run's id is a client's, who may have used it before.
         """
-        dataset = self.dataset(request.dataset)
-        if not dataset.synthetic:
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY, "no such source", f"{dataset.name} has no generator of synthetic rows."
+        asked = SourceRequest.model_validate(request.source.model_dump(mode="json"))
+        try:
+            datasets = SOURCES[asked.kind].datasets(
+                request.source, request.dataset, self.workshop.registry, self.settings
             )
-        if request.source.rows > self.settings.max_rows:
+        except RejectedInput as rejected:
             raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "too many rows",
-                f"source.rows is {request.source.rows}; at most {self.settings.max_rows} are allowed.",
-                allowed=self.settings.max_rows,
-            )
+                HTTPStatus.UNPROCESSABLE_ENTITY, rejected.rule.replace("_", " "), rejected.reason, **rejected.details
+            ) from rejected
         command = IngestionCommand(
             run_id=run_id,
-            dataset=dataset.name,
-            source=request.source,
+            dataset=datasets[0] if len(datasets) == 1 else SEVERAL,
+            source=asked,
             accepted_at=utc_now(),
             fingerprint=fingerprint(request),
             rows_per_part=self.settings.rows_per_part,

@@ -56,8 +56,9 @@ from acequia.runner import JSON, PARQUET, Variants, Workshop, in_thread, info_re
 from acequia.work import variant_of
 from acequia_ingestor.detect import choose_dataset, read_head, resolve_format
 from acequia_ingestor.formats import Format
-from acequia_ingestor.parse import NoRows, Parsed, ParseOptions, draw_synthetic, parse_file
+from acequia_ingestor.parse import NoRows, Parsed, ParseOptions, parse_file, write_drawn
 from acequia_ingestor.settings import IngestorSettings
+from acequia_ingestor.sources import load_sources, read_request
 
 log = logging.getLogger("acequia")
 
@@ -179,6 +180,7 @@ class Ingestor:
         self.settings = settings
         self.formats = formats
         self.variant = variant_of(VERSION, {"rows_per_part": settings.rows_per_part})
+        self._sources = load_sources()
         self._variants = Variants(workshop.store, STAGE)
 
     async def start(self) -> None:
@@ -218,17 +220,7 @@ class Ingestor:
                     "rows_per_part": command.rows_per_part,
                 }
                 try:
-                    dataset = self.workshop.registry.get(command.dataset)
-                    if dataset is None:
-                        raise RejectedInput("unknown_dataset", f"no dataset is named {command.dataset!r}")
-                    parsed = await in_thread(
-                        draw_synthetic,
-                        command.source,
-                        dataset,
-                        Path(name),
-                        rows_per_part=command.rows_per_part,
-                        start=origin.at,
-                    )
+                    parsed = await in_thread(self._draw, command, origin.at, Path(name))
                     self.workshop.at(f"{STAGE}.after_process")
                     record = await self._finish(origin, stem, parsed, parameters, accepted, started, more)
                 except RejectedInput as rejected:
@@ -237,6 +229,15 @@ class Ingestor:
         await self.workshop.publish(record)
         self.workshop.at(f"{STAGE}.after_audit")
         await self.workshop.store.remove(Layer.LEDGER, command_key(command.run_id))
+
+    def _draw(self, command: IngestionCommand, at: datetime, out: Path) -> Parsed:
+        source, asked = read_request(command.source, self._sources)
+        if (dataset := self.workshop.registry.get(command.dataset)) is None:
+            raise RejectedInput("unknown_dataset", f"no dataset is named {command.dataset!r}")
+        if source.draw is None:
+            raise RejectedInput("malformed_command", f"the source {source.name} draws no rows")
+        chunks = source.draw(asked, dataset, at)
+        return write_drawn(chunks, dataset, source.name, out, rows_per_part=command.rows_per_part)
 
     # landing objects
 

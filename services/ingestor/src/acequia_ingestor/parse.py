@@ -1,4 +1,4 @@
-"""A file of one of the known formats, or a synthetic draw, in; RAW parts in the dataset's canonical schema out.
+"""A file of one of the known formats, or what a source drew, in; RAW parts in the dataset's canonical schema out.
 
 Pure and synchronous. Rows are accounted for exactly: `rows_in = sum(part.rows) + sum(rejected.values())`. A row is a
 record of the format's kind; comments, headers and blank lines are `lines_skipped`. Only what cannot be read as a
@@ -18,13 +18,11 @@ import polars as pl
 
 from acequia.datasets import Dataset
 from acequia.errors import RejectedInput
-from acequia.events import SyntheticSource
 from acequia.work import RejectedWhole
 from acequia_ingestor._spool import Spool
 from acequia_ingestor.decompress import unpack
 from acequia_ingestor.detect import resolve_format
 from acequia_ingestor.formats import REJECTED_SCHEMA, Chunk, load_formats
-from acequia_ingestor.sources import GENERATORS
 
 ROWS_PER_PART = 1_000_000
 MAX_RATIO = 200.0
@@ -126,19 +124,12 @@ def parse_file(
         temporary.unlink(missing_ok=True)
 
 
-def draw_synthetic(
-    source: SyntheticSource, dataset: Dataset, out: Path, *, rows_per_part: int = ROWS_PER_PART, start: datetime
+def write_drawn(
+    chunks: Iterator[Chunk], dataset: Dataset, kind: str, out: Path, *, rows_per_part: int = ROWS_PER_PART
 ) -> Parsed:
-    """Draw `source.rows` events that end at `start` (aware) into parts below `out`. `format` is `synthetic`.
-
-    The same source and start give the same files, byte for byte.
-    Raises RejectedInput (`no_generator`) where the dataset has none.
-    """
-    if dataset.name not in GENERATORS or not dataset.synthetic:
-        raise RejectedInput("no_generator", f"there are no synthetic {dataset.name}")
+    """What a source of the kind `kind` gave, as parts below `out`. The same chunks give the same bytes."""
     out.mkdir(parents=True, exist_ok=True)
-    chunks = GENERATORS[dataset.name](source, start)
-    return _write(chunks, dataset, "synthetic", out, rows_per_part, None)
+    return _write(chunks, dataset, kind, out, rows_per_part, None)
 
 
 def _write(
@@ -185,7 +176,7 @@ def _write(
 class _Part:
     """A part while its rows come."""
 
-    def __init__(self, number: int, out: Path, schema: Mapping[str, pl.DataType], event_time: str) -> None:
+    def __init__(self, number: int, out: Path, schema: Mapping[str, pl.DataType], event_time: str | None) -> None:
         self.number = number
         self._event_time = event_time
         self._spool = Spool(out / f"part-{number:04d}.parquet", schema)
@@ -193,12 +184,14 @@ class _Part:
         self._last: datetime | None = None
 
     def add(self, rows: pl.DataFrame) -> None:
+        self._spool.add(rows)
+        if self._event_time is None:
+            return
         first, last = rows.select(
             pl.col(self._event_time).min().alias("first"), pl.col(self._event_time).max().alias("last")
         ).row(0)
         self._first = min((t for t in (self._first, first) if t is not None), default=None)
         self._last = max((t for t in (self._last, last) if t is not None), default=None)
-        self._spool.add(rows)
 
     def close(self) -> list[PartFile]:
         if not self._spool.rows:

@@ -75,8 +75,8 @@ def train(work: Work, inputs: Sequence[Path], out: Path, *, registry: Registry, 
     dataset = registry[work.dataset]
     sources, skipped = _sources(work, inputs, dataset)
     paths = [s.path for s in sources]
-    holdout = _hold_out(sources, dataset.event_time, _fraction(work, settings), settings.min_holdout)
-    event_time = pl.col(dataset.event_time)
+    holdout = _hold_out(sources, dataset.time_column, _fraction(work, settings), settings.min_holdout)
+    event_time = pl.col(dataset.time_column)
     before = pl.lit(True) if holdout.cut is None else event_time < datetime.fromisoformat(holdout.cut)
     frame = draw_rows(paths, dataset.features, before, at_most=settings.max_rows, seed=settings.seed)
     rows = frame.select(pl.all().cast(pl.Float64).fill_null(np.nan)).to_numpy()
@@ -111,7 +111,7 @@ def train(work: Work, inputs: Sequence[Path], out: Path, *, registry: Registry, 
         window=tuple(s.ref(s.rows) for s in sources if not s.new),
         skipped=tuple(skipped),
         holdout=holdout,
-        event_time=dataset.event_time,
+        event_time=dataset.time_column,
         features=dataset.features,
         algorithm=isolation_forest.ALGORITHM,
         parameters=parameters,
@@ -164,16 +164,16 @@ def _what_is_wrong(path: Path, dataset: Dataset) -> str:
     """Why a Parquet file can't be trained on, in words; empty where it can. Reads all that training would read."""
     scan = pl.scan_parquet(path)
     columns = scan.collect_schema()
-    if missing := [name for name in (dataset.event_time, *dataset.features) if name not in columns]:
+    if missing := [name for name in (dataset.time_column, *dataset.features) if name not in columns]:
         return f"has no {', '.join(missing)}"
-    if columns[dataset.event_time] != dataset.schema[dataset.event_time]:
-        return f"{dataset.event_time} is {str(columns[dataset.event_time])[:100]}"
+    if columns[dataset.time_column] != dataset.schema[dataset.time_column]:
+        return f"{dataset.time_column} is {str(columns[dataset.time_column])[:100]}"
     if other := [
         f"{name} is {str(columns[name])[:100]}" for name in dataset.features if not columns[name].is_numeric()
     ]:
         return f"{', '.join(other)}: a feature is a number"
     beyond = (pl.col(name).cast(pl.Float64).abs() > MOST for name in dataset.features)
-    found = scan.select(pl.col(dataset.event_time).is_null().any(), *(wrong.any() for wrong in beyond))
+    found = scan.select(pl.col(dataset.time_column).is_null().any(), *(wrong.any() for wrong in beyond))
     bad = [name for name, any_ in found.collect(engine="streaming").row(0, named=True).items() if any_]
     return f"{', '.join(bad)}: not every value can be trained on" if bad else ""
 

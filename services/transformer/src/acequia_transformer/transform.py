@@ -1,11 +1,13 @@
 """RAW events in, clean and feature-engineered SILVER events out; rows that break the contract apart.
 
 SILVER has `_line` (the row's position in its source, for lineage), the canonical columns, then the features; sorted by
-(event time, `_line`). The same input gives the same bytes, whatever the number of threads.
+(event time, `_line`), or by `_line` where the dataset has no such time. The same input gives the same bytes, whatever
+the number of threads.
 """
 
 import types
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import dataframely as dy
@@ -74,9 +76,8 @@ def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Regist
     rows_valid = valid.height
     kept = _first_of_equals(valid, list(dataset.schema))
     del valid
-    silver = kept.sort(dataset.event_time, LINE, maintain_order=True)
+    silver = kept.sort(*((dataset.event_time,) if dataset.event_time else ()), LINE, maintain_order=True)
     del kept
-    first, last = silver[dataset.event_time][0], silver[dataset.event_time][-1]
     if add_features := FEATURES.get(dataset.name):
         silver = add_features(silver, burst_seconds)
     output = out / "silver.parquet"
@@ -88,9 +89,19 @@ def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Regist
         rows_out=silver.height,
         rows_duplicate=rows_valid - silver.height,
         rejected=rejected,
-        time_range=(first.isoformat(), last.isoformat()),
+        time_range=_time_range(silver, dataset.event_time),
         parameters=parameters,
     )
+
+
+def _time_range(silver: pl.DataFrame, event_time: str | None) -> tuple[str, str] | None:
+    """ISO 8601 of the first and the last event; None where no row says when it happened."""
+    if event_time is None or (first := silver[event_time].min()) is None:
+        return None
+    last = silver[event_time].max()
+    assert isinstance(first, datetime)
+    assert isinstance(last, datetime)
+    return first.isoformat(), last.isoformat()
 
 
 def _read(path: Path, dataset: Dataset) -> pl.DataFrame:

@@ -6,12 +6,98 @@ A module of this package that has a `DATASET` is a dataset; there is nothing els
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
 from fnmatch import fnmatch
 from types import MappingProxyType
+from typing import Any
 
 import dataframely as dy
 import polars as pl
+
+
+class OnChange(StrEnum):
+    """What follows where a source no longer has a column, or gives it another type. New columns always pass."""
+
+    EVOLVE = "evolve"
+    """The column is null from now on; a wider type of the same kind is taken on."""
+    FREEZE = "freeze"
+    """The load is rejected, and the source read again at the next one."""
+    QUARANTINE = "quarantine"
+    """The load's rows go to quarantine."""
+
+
+class OnFailure(StrEnum):
+    """What follows from a check that fails. It is recorded in any case."""
+
+    WARN = "warn"
+    BLOCK = "block"
+    """The data go no further than RAW."""
+    QUARANTINE = "quarantine"
+    """The data go to quarantine instead of RAW."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A question asked of each load of a table. Just one of `sql` and `rows`."""
+
+    name: str
+    on_failure: OnFailure = OnFailure.WARN
+    sql: str | None = None
+    """A query at the source, in the load's own snapshot, that gives one number: how many are wrong."""
+    rows: pl.Expr | None = None
+    """Of each loaded row: true where it is as it should be, or null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where a dataset's rows lie in a transactional database, and how their changes are found."""
+
+    relation: str
+    """With its schema: `public.accounts`."""
+    pack: str
+    """The tables that are asked for together: `acequia ingest tables` without --tables takes all of a pack."""
+    cursor: str | None = None
+    """Column that grows with each change of a row. None: the table is always read in full."""
+    lag: timedelta = timedelta(minutes=15)
+    """How much earlier than it becomes visible a change may be stamped: as long as the longest transaction."""
+    deleted: str | None = None
+    """Column that says that a row is deleted: true, or not null."""
+    compare_keys_every: timedelta | None = timedelta(days=1)
+    """How often all keys are compared, to find rows that are gone. None: rows are never removed."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """SQL for canonical columns that are not just the column of that name."""
+    on_change: OnChange = OnChange.EVOLVE
+    fresh_within: timedelta | None = timedelta(hours=48)
+    """How old the newest change may be; needs `cursor`."""
+    references: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Foreign keys: column, and the dataset and its column that it points at."""
+    severities: Mapping[str, OnFailure] = field(default_factory=dict)
+    """Of the checks that every table has (row_count, duplicate_keys, references, freshness, contract), where it is not
+    the usual one."""
+
+
+class Misfire(StrEnum):
+    """What follows where a schedule's time passed while nobody was there to fire it."""
+
+    NONE = "none"
+    LAST = "last"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a dataset is to be ingested without being asked. It fires only where ACEQUIA_SCHEDULES names it."""
+
+    name: str
+    cron: str
+    """Five fields: minute, hour, day, month, weekday."""
+    timezone: str
+    """IANA name: `America/Mexico_City`."""
+    source: Mapping[str, Any]
+    """As in POST /ingestions."""
+    misfire: Misfire = Misfire.LAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +116,8 @@ class Dataset:
     """File name patterns (shell style, any case) of files dropped without a word of what they are."""
     readers: frozenset[str]
     """Stages that apply to it; for the others its objects are 'not applicable'."""
-    event_time: str
-    """Column that says when it happened."""
+    event_time: str | None = None
+    """Column that says when it happened (UTC, microseconds). The trainer needs one."""
     required: tuple[str, ...] = ()
     """Columns that a source in canonical form must have; it may leave out the others."""
     lowered: frozenset[str] = frozenset()
@@ -42,6 +128,33 @@ class Dataset:
     """Whether the ingestor has a generator for it."""
     max_rejected_share: float = 0.5
     """An object of whose rows a larger share breaks the contract is rejected whole."""
+    key: tuple[str, ...] = ()
+    """Primary key: its rows change, and the newest of each key is what counts. Without one they are events, which only
+    come."""
+    table: Table | None = None
+    """Where the rows of a dataset with a `key` lie in a database."""
+    checks: tuple[Check, ...] = ()
+    """Asked of each load, beside those that every table has."""
+    schedules: tuple[Schedule, ...] = ()
+
+    def __post_init__(self) -> None:
+        """ValueError where the file contradicts itself."""
+        unknown = [name for name in (*self.key, *self.required, *self.lowered) if name not in self.schema]
+        if self.event_time is not None and self.event_time not in self.schema:
+            unknown.append(self.event_time)
+        if unknown:
+            raise ValueError(f"dataset {self.name}: its schema has no column {', '.join(unknown)}")
+        if "trainer" in self.readers and self.event_time is None:
+            raise ValueError(f"dataset {self.name}: the trainer needs to know the event_time")
+        if self.table is not None and not self.key:
+            raise ValueError(f"dataset {self.name}: a table has a key")
+
+    @property
+    def time_column(self) -> str:
+        """`event_time`, which a dataset that is trained on has. ValueError where it has none."""
+        if self.event_time is None:
+            raise ValueError(f"{self.name} has no event_time")
+        return self.event_time
 
 
 class Registry(Mapping[str, Dataset]):

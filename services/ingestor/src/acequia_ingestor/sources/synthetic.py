@@ -7,17 +7,23 @@ answers), `flood` (many short, fat flows at one server), `beaconing` (small, reg
 and `exfiltration` (few, large, outwards). The same source and end give the same events.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
-from acequia.events import SyntheticSource
+from acequia.datasets import Dataset, Registry
+from acequia.errors import RejectedInput
 from acequia_ingestor.formats import REJECTED_SCHEMA, Chunk
+from acequia_ingestor.settings import IngestorSettings
+from acequia_ingestor.sources import AskedFor, Source, named
 
 CHUNK_ROWS = 131_072
 _WEEK_FROM_ROWS = 200_000
@@ -26,6 +32,16 @@ _BIN_SECONDS = 300
 _EPISODES = 5
 """Of each kind. Each falls into another fifth of the events, so that a hold-out by time sees every kind."""
 _ATTACKS = (("port_scan", 0.40), ("flood", 0.25), ("beaconing", 0.15), ("exfiltration", 0.20))
+
+
+class SyntheticSource(AskedFor):
+    """Network events drawn by our own generator, reproducible by `seed`."""
+
+    kind: Literal["synthetic"]
+    rows: Annotated[int, Field(ge=1, description="How many events to draw")] = 10_000
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="The same seed gives the same events")] = 7
+    anomaly_rate: Annotated[float, Field(ge=0, le=0.5, description="Share of labelled attacks")] = 0.02
+
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -371,3 +387,31 @@ def _apportion(rows: int, shares: Floats) -> list[int]:
 def _outside_addresses(rng: np.random.Generator, n: int) -> list[str]:
     """Distinct addresses out of 198.18.0.0/15: reserved for tests, so that no one real is accused of an attack."""
     return [f"198.{18 + a // 65_536}.{a // 256 % 256}.{a % 256}" for a in rng.choice(131_072, n, replace=False)]
+
+
+GENERATORS: Mapping[str, Callable[[SyntheticSource, datetime], Iterator[Chunk]]] = MappingProxyType(
+    {"network_events": draw_network_events}
+)
+"""A generator for each dataset that has one."""
+
+
+def datasets(
+    source: SyntheticSource, dataset: str | None, registry: Registry, settings: IngestorSettings
+) -> tuple[str, ...]:
+    chosen = named(dataset, registry)
+    if not chosen.synthetic or chosen.name not in GENERATORS:
+        raise RejectedInput("no_such_source", f"{chosen.name} has no generator of synthetic rows.")
+    if source.rows > settings.max_rows:
+        raise RejectedInput(
+            "too_many_rows",
+            f"source.rows is {source.rows}; at most {settings.max_rows} are allowed.",
+            allowed=settings.max_rows,
+        )
+    return (chosen.name,)
+
+
+def draw(source: SyntheticSource, dataset: Dataset, start: datetime) -> Iterator[Chunk]:
+    return GENERATORS[dataset.name](source, start)
+
+
+SOURCE = Source("synthetic", "Drawn by a generator", SyntheticSource, datasets, draw)
