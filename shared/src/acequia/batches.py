@@ -22,6 +22,7 @@ from uuid import UUID, uuid4, uuid5
 
 from acequia.errors import ConfigurationError, InputGone, RejectedInput, TransientFailure
 from acequia.events import (
+    META_LOAD,
     META_ROWS,
     META_RUN_ID,
     META_TIME_MAX,
@@ -505,6 +506,7 @@ class BatchRunner:
             time_min=metadata.get(META_TIME_MIN),
             time_max=metadata.get(META_TIME_MAX),
             run_id=str(run_id_of(metadata.get(META_RUN_ID), bucket, key, etag)),
+            load=metadata.get(META_LOAD),
         )
 
     def _compose(self, plans: Plans, inputs: tuple[Candidate, ...]) -> Plan:

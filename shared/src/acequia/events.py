@@ -29,6 +29,10 @@ META_STAGE_VERSION = "acequia-stage-version"
 META_ROWS = "acequia-rows"
 META_TIME_MIN = "acequia-time-min"
 META_TIME_MAX = "acequia-time-max"
+META_LOAD = "acequia-load"
+"""On RAW and SILVER objects of a table: see `Load`."""
+META_BLOCKED = "acequia-blocked"
+"""On RAW objects that go no further: the names of the checks that say so, with commas."""
 META_TRACEPARENT = "traceparent"
 META_RECORD = "acequia-record"
 METADATA_LIMIT = 2048
@@ -36,6 +40,7 @@ METADATA_LIMIT = 2048
 OTHER_RULES = "other_rules"
 """Stands for the rarest rules where a record has no room to name each."""
 
+_LOAD = re.compile(r"([1-9][0-9]{0,15})\.(full|changes)\.([1-9][0-9]{0,6})(?:of([1-9][0-9]{0,6}))?")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _CREATED = frozenset(f"s3:ObjectCreated:{act}" for act in ("Put", "Post", "Copy", "CompleteMultipartUpload"))
 
@@ -120,6 +125,33 @@ def to_notification(event: ObjectCreated) -> bytes:
             ],
         }
     ).encode()
+
+
+class Load(Frozen):
+    """Which part of which load of a table an object holds: `7.changes.1of1`, `8.full.3`.
+
+    Loads of a table are numbered in the order in which they began. `full`: the table's rows are just those of the
+    load's parts; `changes`: rows that are new, changed or gone.
+    """
+
+    number: int
+    full: bool
+    part: int
+    parts: int | None = None
+    """How many parts the load has. Only its last part knows."""
+
+    def __str__(self) -> str:
+        return f"{self.number}.{'full' if self.full else 'changes'}.{self.part}" + (
+            f"of{self.parts}" if self.parts else ""
+        )
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Load | None":
+        """What META_LOAD says; None where it says nothing of ours."""
+        if text is None or (match := _LOAD.fullmatch(text)) is None:
+            return None
+        number, kind, part, parts = match.groups()
+        return cls(number=int(number), full=kind == "full", part=int(part), parts=int(parts) if parts else None)
 
 
 class SourceRequest(Frozen):

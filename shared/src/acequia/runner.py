@@ -35,7 +35,9 @@ from acequia.errors import (
     of_this_machine,
 )
 from acequia.events import (
+    META_BLOCKED,
     META_DATASET,
+    META_LOAD,
     META_ROWS,
     META_RUN_ID,
     META_STAGE_VERSION,
@@ -47,6 +49,7 @@ from acequia.events import (
     ErrorRecord,
     Ignored,
     Kind,
+    Load,
     ObjectCreated,
     ObjectRecord,
     Status,
@@ -437,6 +440,7 @@ async def commit(
     output: Path | None = None,
     document: Mapping[str, Any] | None = None,
     time_range: tuple[str, str] | None = None,
+    load: Load | None = None,
 ) -> AuditRecord:
     """Create the commit object; the loser of a race gets the winner's record. Gives the record to publish.
 
@@ -445,6 +449,8 @@ async def commit(
     metadata = common_metadata(record)
     if time_range:
         metadata |= {META_TIME_MIN: time_range[0], META_TIME_MAX: time_range[1]}
+    if load:
+        metadata[META_LOAD] = str(load)
     data: Path | bytes
     if output is not None:
         data, content_type = output, PARQUET
@@ -564,6 +570,14 @@ class StageRunner:
                 raise RejectedInput(
                     "unknown_dataset",
                     f"{event.uri} belongs to no dataset of ours ({', '.join(self.workshop.registry)})",
+                )
+            if event.layer is Layer.RAW and (checks := event.metadata.get(META_BLOCKED)):
+                rows = source.rows or 0
+                raise RejectedWhole(
+                    "blocked",
+                    f"these checks failed when it was loaded: {checks}",
+                    rows_in=rows,
+                    rejected={"blocked": rows} if rows else {},
                 )
             return await self._process(work, first, folder, event, started)
         except RejectedInput as rejected:
@@ -689,6 +703,7 @@ class StageRunner:
             output=outcome.output,
             document=outcome.document,
             time_range=outcome.time_range,
+            load=Load.parse(event.metadata.get(META_LOAD)),
         )
 
     async def _note(

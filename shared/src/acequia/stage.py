@@ -61,6 +61,8 @@ class Candidate:
     time_min: str | None
     time_max: str | None
     run_id: str | None
+    load: str | None = None
+    """Of a table: what `acequia-load` says (events.Load)."""
 
 
 class Compose(Protocol):

@@ -274,3 +274,27 @@ async def test_a_message_does_not_climb_the_ladder_for_a_server_that_is_away_for
     delivery = Delivery("acequia.transformer", Message(b""))
     assert await settle(away, delivery, workshop=workshop, stage="transformer", patience=0.3) == HandBack()
     await records(workshop, 0)
+
+
+async def test_what_a_check_blocked_goes_no_further_than_raw(workshop: Workshop) -> None:
+    delivery = await put_raw(workshop, STEM, **{"acequia-blocked": "freshness,references"})
+    runner = StageRunner(stage(), workshop)
+    await runner.start()
+    assert await runner.handle(delivery) == Ack()
+    assert await keys(workshop, Layer.SILVER) == []
+    (record,) = await records(workshop, 1)
+    assert record.status is Status.REJECTED
+    assert (record.rows_in, record.rejected) == (3, {"blocked": 3})
+    assert record.error is not None
+    assert "freshness,references" in record.error.message
+
+
+async def test_the_part_of_a_load_is_told_to_the_next_layer(workshop: Workshop) -> None:
+    delivery = await put_raw(workshop, STEM, **{"acequia-load": "7.full.3of4"})
+    runner = StageRunner(stage(), workshop)
+    await runner.start()
+    await runner.handle(delivery)
+    (key,) = await keys(workshop, Layer.SILVER)
+    info = await workshop.store.head(Layer.SILVER, key)
+    assert info is not None
+    assert info.metadata["acequia-load"] == "7.full.3of4"

@@ -13,6 +13,7 @@ from acequia.events import (
     METADATA_LIMIT,
     AuditRecord,
     Kind,
+    Load,
     ObjectRecord,
     Status,
     event_id,
@@ -149,3 +150,22 @@ def test_a_variant_ends_where_it_ends() -> None:
 )
 def test_what_a_stem_spells_it_reads(text: str) -> None:
     assert str(Stem.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        Load(number=1, full=True, part=1),
+        Load(number=12, full=False, part=3, parts=3),
+        Load(number=10**15, full=True, part=10**6, parts=10**6),
+    ],
+)
+def test_what_says_which_part_of_a_load_an_object_holds_is_read_as_it_was_written(load: Load) -> None:
+    assert Load.parse(str(load)) == load
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "0.full.1", "1.full", "1.some.1", "1.full.1of", "1.full.1of1\n", "-1.full.1"]
+)
+def test_what_says_no_part_of_a_load_is_none(text: str | None) -> None:
+    assert Load.parse(text) is None
