@@ -1,0 +1,106 @@
+"""Where the tables are: the catalog, their names, and where store and warehouse lie for pyiceberg."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyiceberg.catalog import Catalog, load_catalog
+
+from acequia.errors import ConfigurationError
+from acequia.layers import Buckets, Layer
+from acequia.settings import MinioSettings
+from acequia_lakehouse.problems import translated
+from acequia_lakehouse.settings import LakehouseSettings
+
+INTERNAL = "_internal"
+"""Ends the namespace of what readers need not see: tombstones."""
+CATALOG_FILE = "catalog.sqlite"
+POSTGRES = ("postgresql+psycopg://", "postgresql://", "postgres://")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the layers' objects and the warehouse lie, as pyiceberg reaches them."""
+
+    roots: Mapping[Layer, str]
+    """`s3://bucket/`, or a folder of this machine, with a slash at its end."""
+    warehouse: str
+    properties: Mapping[str, str]
+    """Of pyiceberg's FileIO."""
+    catalog_uri: str = ""
+    """Of the catalog where the settings name none."""
+
+    @classmethod
+    def on_server(cls, minio: MinioSettings, buckets: Buckets) -> "Place":
+        """The layers' buckets of an S3 server."""
+        roots = {layer: f"s3://{buckets.of(layer)}/" for layer in Layer}
+        properties = {
+            "s3.endpoint": f"{'https' if minio.secure else 'http'}://{minio.endpoint}",
+            "s3.access-key-id": minio.access_key,
+            "s3.secret-access-key": minio.secret_key.get_secret_value(),
+            "s3.region": minio.region,
+            "s3.connect-timeout": "10",
+            "s3.request-timeout": "60",
+        }
+        return cls(roots, f"{roots[Layer.LAKE]}warehouse", properties)
+
+    @classmethod
+    def in_folder(cls, data: Path, buckets: Buckets) -> "Place":
+        """An embedded installation: `<data>/store/<bucket>/` and `<data>/lake/`, which is made where it is missing."""
+        data = data.resolve()
+        lake = data / "lake"
+        lake.mkdir(parents=True, exist_ok=True)
+        roots = {layer: f"{data}/store/{buckets.of(layer)}/" for layer in Layer}
+        return cls(roots, str(lake), {}, f"sqlite:///{lake / CATALOG_FILE}")
+
+    def location(self, layer: Layer, key: str) -> str:
+        """Where an object lies: what stands in a table's metadata for a SILVER file."""
+        return f"{self.roots[layer]}{key}"
+
+    def key(self, layer: Layer, location: str) -> str | None:
+        """The key of the layer's object at `location`; None where it lies elsewhere."""
+        root = self.roots[layer]
+        return location.removeprefix(root) if location.startswith(root) else None
+
+
+def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
+    """The catalog that the settings name. Raises ConfigurationError, or TransientFailure where it is away."""
+    warehouse = settings.warehouse or place.warehouse
+    properties = {**place.properties, "warehouse": warehouse, **settings.catalog_properties, "type": settings.catalog}
+    uri = settings.catalog_uri.get_secret_value() or (place.catalog_uri if settings.catalog == "sql" else "")
+    if settings.catalog != "glue":
+        if not uri:
+            raise ConfigurationError(
+                f"ACEQUIA_LAKEHOUSE_CATALOG_URI: a catalog of kind {settings.catalog} needs it (see .env.example)"
+            )
+        properties["uri"] = uri
+    if settings.catalog == "sql":
+        properties |= {"pool_pre_ping": "true", "schema_version": "v1"}
+        for scheme in POSTGRES:
+            if uri.startswith(scheme):
+                properties["uri"] = f"postgresql+psycopg://{uri.removeprefix(scheme)}"
+        if uri.startswith("sqlite:///"):
+            _let_readers_be(Path(uri.removeprefix("sqlite:///")))
+    with translated():
+        return load_catalog(settings.catalog_name, **properties)
+
+
+def _let_readers_be(file: Path) -> None:
+    """In this mode of SQLite's who reads waits for nobody; it stays with the file."""
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"{file} can't be used as the catalog of the tables: {error}") from error
+
+
+def table_name(dataset: str, settings: LakehouseSettings) -> tuple[str, str]:
+    """Namespace and name of a dataset's table."""
+    return settings.namespace, dataset
+
+
+def tombstone_table(dataset: str, settings: LakehouseSettings) -> tuple[str, str]:
+    """Of the table that says which keys are gone, and since which version."""
+    return settings.namespace + INTERNAL, dataset
