@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
+from acequia.acceptance import COMMAND
 from acequia.events import AuditRecord, IngestionCommand, Kind, SourceRequest, Status
 from acequia.layers import NAMESPACE, Layer, command_key, done_key, landing_done_id
 from acequia.ports import Message, ObjectInfo
 from acequia.runner import JSON, Workshop
 from acequia.topology import dead_queue
 from acequia_ingestor.formats import load_formats
-from acequia_ingestor.ingest import COMMAND, Ingestor
+from acequia_ingestor.ingest import Ingestor
 from acequia_ingestor.settings import IngestorSettings
 
 from .world import BUCKETS, Faults, World, notification, once, put, schedule, share

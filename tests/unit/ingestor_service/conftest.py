@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from acequia.acceptance import COMMAND
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
 from acequia.app import make_app
@@ -21,7 +22,7 @@ from acequia.runner import Workshop
 from acequia.topology import AUDIT_QUEUE, topology
 from acequia_ingestor.api import Acceptance, ingestion_router
 from acequia_ingestor.formats import load_formats
-from acequia_ingestor.ingest import COMMAND, Ingestor
+from acequia_ingestor.ingest import Ingestor
 from acequia_ingestor.settings import IngestorSettings
 
 BUCKETS = Buckets("test")

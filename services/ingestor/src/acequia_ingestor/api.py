@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import logging
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -16,6 +15,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from acequia.acceptance import SEVERAL, accepted_record, carried_out, fingerprint, take_on
 from acequia.app import Problem, problem_responses
 from acequia.datasets import Dataset
 from acequia.errors import RejectedInput, TransientFailure
@@ -30,15 +30,11 @@ from acequia.events import (
     valid_traceparent,
 )
 from acequia.layers import NAMESPACE, UNKNOWN_DATASET, Layer, check_key, command_key, done_key
-from acequia.ports import Message, ObjectInfo
-from acequia.runner import JSON, Workshop, sha256_of
-from acequia.topology import COMMANDS
+from acequia.ports import ObjectInfo
+from acequia.runner import Workshop, sha256_of
 from acequia_ingestor.formats import Format
-from acequia_ingestor.ingest import COMMAND, accepted_command, accepted_record
 from acequia_ingestor.settings import IngestorSettings
-from acequia_ingestor.sources import SEVERAL, AskedFor, load_sources
-
-log = logging.getLogger("acequia")
+from acequia_ingestor.sources import AskedFor, load_sources
 
 DETECT = "_detect"
 """First folder of an upload whose dataset is to be detected."""
@@ -108,11 +104,6 @@ class AuditorClient:
         await self._client.aclose()
 
 
-def fingerprint(request: IngestionRequest) -> str:
-    """Hex sha256 of what was asked for."""
-    return hashlib.sha256(json.dumps(request.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
 def keyed_run_id(idempotency_key: str | None) -> UUID:
     """The run of an Idempotency-Key, always the same; a new one where there is no key."""
     return uuid5(NAMESPACE, f"idempotency\n{idempotency_key}") if idempotency_key else uuid4()
@@ -160,66 +151,23 @@ class Acceptance:
             dataset=datasets[0] if len(datasets) == 1 else SEVERAL,
             source=asked,
             accepted_at=utc_now(),
-            fingerprint=fingerprint(request),
+            fingerprint=fingerprint(request.model_dump(mode="json")),
             rows_per_part=self.settings.rows_per_part,
             traceparent=traceparent,
         )
+
+        def same(standing: IngestionCommand) -> None:
+            if standing.fingerprint != command.fingerprint:
+                raise _reused(run_id)
+
         if keyed:
-            if (standing := await self._standing(command)) is not None:
+            if (standing := await carried_out(self.workshop.store, run_id)) is not None:
+                same(standing)
                 return standing
             if await self._uploads(run_id):
                 raise _reused(run_id)
-        store = self.workshop.store
-        created = await store.create(
-            Layer.LEDGER,
-            command_key(run_id),
-            command.model_dump_json().encode(),
-            metadata={META_RUN_ID: str(run_id)},
-            content_type=JSON,
-        )
-        if created is None:
-            # someone stored it just now: who finds it stored publishes too, for the other may have died before
-            found = await store.read(Layer.LEDGER, command_key(run_id))
-            if found is None:  # it was carried out meanwhile
-                if (standing := await self._standing(command)) is not None:
-                    return standing
-                raise TransientFailure(f"the command of {run_id} was removed while it was read", dependency="minio")
-            stored = IngestionCommand.model_validate_json(found[0])
-            self._must_match(stored, command)
-            command = stored
-        message = Message(command.model_dump_json().encode(), type=COMMAND, message_id=str(run_id))
-        try:
-            await self.workshop.bus.publish(COMMANDS, "ingest", message)
-        except TransientFailure:
-            if not keyed:
-                await self._withdraw(command)
-            raise
-        await self.workshop.publish(accepted_command(command, self.workshop.host))
-        return command
-
-    async def _withdraw(self, command: IngestionCommand) -> None:
-        """Take back a command that is answered with 503: nobody else knows its run, and the client will ask anew.
-
-        As far as that goes: a command that stays is carried out, for nothing stored is forgotten.
-        """
-        try:
-            await self.workshop.store.remove(Layer.LEDGER, command_key(command.run_id))
-        except TransientFailure as failure:
-            log.warning("a refused command stays and will be carried out: %s", failure)
-
-    async def _standing(self, command: IngestionCommand) -> IngestionCommand | None:
-        """The command of the same run that was carried out already."""
-        found = await self.workshop.store.read(Layer.LEDGER, done_key(command.run_id))
-        if found is None:
-            return None
-        stored = IngestionCommand.model_validate(json.loads(found[0])["command"])
-        self._must_match(stored, command)
-        return stored
-
-    @staticmethod
-    def _must_match(stored: IngestionCommand, asked: IngestionCommand) -> None:
-        if stored.fingerprint != asked.fingerprint:
-            raise _reused(stored.run_id)
+        # without a key nobody else knows the run, and the client will ask anew
+        return await take_on(self.workshop, command, same=same, withdraw=not keyed)
 
     async def _uploads(self, run_id: UUID) -> list[ObjectInfo]:
         """The files of an upload run: one, or none."""

@@ -7,13 +7,14 @@ command what was asked for. Whoever finds it unfinished finishes it, with the sa
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import UUID
 
+from acequia.acceptance import COMMAND, accepted_command, accepted_record
 from acequia.errors import InputGone, RejectedInput, TransientFailure
 from acequia.events import (
     META_DATASET,
@@ -65,7 +66,6 @@ log = logging.getLogger("acequia")
 STAGE = "ingestor"
 VERSION = "1"
 """Raise it with each change of what RAW holds."""
-COMMAND = "IngestionCommand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,45 +131,6 @@ class Claim:
                 traceparent=document["traceparent"],
             ),
         )
-
-
-def accepted_record(
-    *,
-    run_id: UUID,
-    dataset: str,
-    at: datetime,
-    host: str,
-    parameters: Mapping[str, Any],
-    inputs: Sequence[ObjectRecord] = (),
-    traceparent: str | None = None,
-) -> AuditRecord:
-    """The record that a run was taken on. The same run gives the same event id, whoever says it."""
-    return AuditRecord(
-        event_id=event_id(Kind.ACCEPTED, STAGE, "", str(run_id)),
-        kind=Kind.ACCEPTED,
-        status=Status.ACCEPTED,
-        run_id=run_id,
-        stage=STAGE,
-        variant="",
-        dataset=dataset,
-        inputs=tuple(inputs),
-        parameters=dict(parameters),
-        started=at,
-        finished=at,
-        host=host,
-        traceparent=traceparent,
-    )
-
-
-def accepted_command(command: IngestionCommand, host: str) -> AuditRecord:
-    return accepted_record(
-        run_id=command.run_id,
-        dataset=command.dataset,
-        at=command.accepted_at,
-        host=host,
-        parameters={"source": command.source.model_dump(mode="json")},
-        traceparent=command.traceparent,
-    )
 
 
 class Ingestor:

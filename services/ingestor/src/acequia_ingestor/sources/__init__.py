@@ -19,9 +19,6 @@ from acequia.events import SourceRequest
 from acequia_ingestor.formats import Chunk
 from acequia_ingestor.settings import IngestorSettings
 
-SEVERAL = "_tables"
-"""Stands where a dataset's name would, for a run that asks for several."""
-
 
 class AskedFor(BaseModel):
     """What a request says of its source. A source's own model has `kind: Literal["<name>"]`, and forbids what it does
