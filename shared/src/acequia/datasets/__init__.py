@@ -122,6 +122,15 @@ class Dataset:
     """Columns that a source in canonical form must have; it may leave out the others."""
     lowered: frozenset[str] = frozenset()
     """String columns whose case means nothing: every reader stores them in lower case."""
+    uppered: frozenset[str] = frozenset()
+    """The same, stored in upper case: names that people know in capitals."""
+    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Canonical columns: what people write above them, beside the canonical name. Case, accents, punctuation and line
+    breaks do not matter; a unit does, so name it (`Presión (psi)`). Read by the format `people_csv`."""
+    csv: Mapping[str, str] = field(default_factory=dict)
+    """How people write its CSV files, where that is not to be told from their content: options of `people_csv`."""
+    from_name: Mapping[str, str] = field(default_factory=dict)
+    """String columns that a file's name tells where its rows do not: a regular expression with one group for each."""
     features: tuple[str, ...] = ()
     """Columns of SILVER that a model is trained on: numeric, null where not measured."""
     synthetic: bool = False
@@ -139,7 +148,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """ValueError where the file contradicts itself."""
-        unknown = [name for name in (*self.key, *self.required, *self.lowered) if name not in self.schema]
+        named = (*self.key, *self.required, *self.lowered, *self.uppered, *self.spellings, *self.from_name)
+        unknown = [name for name in named if name not in self.schema]
         if self.event_time is not None and self.event_time not in self.schema:
             unknown.append(self.event_time)
         if unknown:

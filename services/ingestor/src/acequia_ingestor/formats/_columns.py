@@ -1,6 +1,6 @@
 """Text into typed columns: what does not read as the type is told apart from what is not there."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -16,6 +16,7 @@ _KINDS: tuple[tuple[pl.DataType, str], ...] = (
     (pl.Int64(), "whole number (64 bits)"),
     (pl.Int32(), "whole number (32 bits)"),
     (pl.Float64(), "number"),
+    (pl.Date(), "date"),
 )
 _COMMON_TIMES = (("%Y-%m-%dT%H:%M:%S%.f%#z", True), ("%Y-%m-%d %H:%M:%S%.f%#z", True))
 _TIMES = (
@@ -29,7 +30,8 @@ _TIMES = (
 @dataclass(frozen=True, slots=True)
 class Field:
     """`source`: the column's name in the file; `at`: its name in the frame of texts; `column`: the name it gets;
-    `means`: the canonical column that the rule is named after."""
+    `means`: the canonical column that the rule is named after; `read`: text into `dtype`, null where it does not read,
+    for a format that spells its values in another way than `convert` takes."""
 
     source: str
     at: str
@@ -37,6 +39,7 @@ class Field:
     dtype: pl.DataType
     means: str
     lower: bool = False
+    read: Callable[[pl.Series], pl.Series] | None = None
 
 
 def typed(
@@ -59,7 +62,8 @@ def typed(
     for field in fields:
         if values[field.column].null_count() > texts[field.column].null_count():
             unread = texts[field.column].is_not_null() & values[field.column].is_null()
-            again = convert(texts[field.column].filter(unread), field.dtype)
+            text_left = texts[field.column].filter(unread)
+            again = field.read(text_left) if field.read else convert(text_left, field.dtype)
             positions = unread.arg_true()
             values = values.with_columns(values[field.column].clone().scatter(positions, again))
             still = texts[field.column].is_not_null() & values[field.column].is_null()
@@ -93,6 +97,8 @@ def _kind(dtype: pl.DataType) -> str:
 def _quick(field: Field) -> pl.Expr:
     """The common spelling of each type; null where it is another one, or none."""
     column = pl.col(field.column)
+    if field.read is not None:
+        return pl.repeat(None, pl.len(), dtype=field.dtype).alias(field.column)
     if field.dtype == pl.Datetime("us", "UTC"):
         return _of_epoch(column)
     return column if field.dtype == pl.String else column.cast(field.dtype, strict=False)

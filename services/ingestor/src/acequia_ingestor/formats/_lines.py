@@ -1,7 +1,7 @@
 """Text files as numbered lines, in blocks of bounded size; lines as fields."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,23 +36,27 @@ class Block:
 
 def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """The lines of `path` (LF or CRLF, with or without a BOM), cut the same way each time."""
+    with path.open("rb") as file:
+        yield from blocks_of(iter(lambda: file.read(block_bytes), b""))
+
+
+def blocks_of(pieces: Iterable[bytes]) -> Iterator[Block]:
+    """The lines of a text that comes in `pieces`, a block for each in which a line ends."""
     first_line = 1
     rest = b""
-    with path.open("rb") as file:
-        at_start = True
-        while data := file.read(block_bytes):
-            if at_start:
-                data = data.removeprefix(_BOM)
-                at_start = False
-            end = data.rfind(b"\n") + 1
-            if end == 0:
-                # of a line that is too long only the beginning is kept
-                rest = rest + data if len(rest) <= MAX_LINE_BYTES else rest
-                continue
-            lines = _lines(rest + data[:end], first_line)
-            rest = data[end:]
-            first_line += lines.height
-            yield Block(lines)
+    at_start = True
+    for piece in pieces:
+        data = piece.removeprefix(_BOM) if at_start else piece
+        at_start = False
+        end = data.rfind(b"\n") + 1
+        if end == 0:
+            # of a line that is too long only the beginning is kept
+            rest = rest + data if len(rest) <= MAX_LINE_BYTES else rest
+            continue
+        lines = _lines(rest + data[:end], first_line)
+        rest = data[end:]
+        first_line += lines.height
+        yield Block(lines)
     if rest:
         yield Block(_lines(rest, first_line))
 
