@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -75,6 +76,8 @@ log = logging.getLogger("acequia")
 
 MOST_FAILURES = 5
 MOST_STARTS = 20
+MOST_ROWS_OF_AN_OBJECT = 1_000_000
+"""Assumed of an object that does not say how many rows it has."""
 RECENT_PLANS = 3
 """How many of a dataset's last plans a start tells the audit of again."""
 RENEW_SECONDS = 10.0
@@ -470,7 +473,7 @@ class BatchRunner:
             for stem in sorted(wanted.keys() - candidates.keys()):
                 if (candidate := await self._candidate(wanted[stem])) is not None:
                     candidates[stem] = await self._newest(candidate)
-            inputs = tuple(candidates[stem] for stem in sorted(wanted) if stem in candidates)
+            inputs = self._bounded([candidates[stem] for stem in sorted(wanted) if stem in candidates])
             if not inputs:
                 return
             if await plans.create(plan := await self._with_newest_window(self._compose(plans, inputs))):
@@ -481,8 +484,20 @@ class BatchRunner:
                     await self._announce(plan)
                 except TransientFailure as error:  # who works on it tells it then
                     log.warning("%s: plan %d is told later: %s", self.stage.name, plan.number, error)
-                return
+                planned = {c.stem for c in inputs}
+                if not (arrivals := [a for a in arrivals if str(a.stem) not in planned]):
+                    return
+                continue
             plans = await self._refresh(dataset)
+
+    def _bounded(self, inputs: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """As many of the first as one plan may cover."""
+        if self.stage.most_rows is None:
+            return tuple(inputs)
+        rows = accumulate(MOST_ROWS_OF_AN_OBJECT if c.rows is None else c.rows for c in inputs)
+        return tuple(
+            c for n, (c, sum_) in enumerate(zip(inputs, rows, strict=True)) if not n or sum_ <= self.stage.most_rows
+        )
 
     async def _candidate(self, arrival: Arrival) -> Candidate | None:
         """What a planner must know of an object: from its event where that carries it, else from the store."""
@@ -518,7 +533,11 @@ class BatchRunner:
             horizon = max(horizon, newest.settled_before)  # a clock that went back unsettles nothing
         since = now.date() - timedelta(days=self.stage.window_days)
         covered = {c.stem for c in inputs}
-        window = [c for c in plans.window(since) if c.stem not in covered] if self.stage.window_days else []
+        reach = self.stage.reach(inputs)
+        if reach is not None and (not self.stage.window_days or reach < since):
+            since = reach
+        looks_back = self.stage.window_days or reach is not None
+        window = [c for c in plans.window(since) if c.stem not in covered] if looks_back else []
         needed = [n for (d, n) in self._open.keys() | self._unsure if d == plans.dataset]
         needed += plans.since(horizon)
         parents = sorted({UUID(c.run_id) for c in inputs if c.run_id})
@@ -789,6 +808,7 @@ class BatchRunner:
                 run_id=plan.run_id,
                 inputs=inputs,
                 plan={**plan.document(), "key": plan_key(plan.stage, plan.dataset, plan.number)},
+                written=await self._written.known(),
             )
             try:
                 if not inputs:
@@ -810,7 +830,12 @@ class BatchRunner:
             path = folder / f"{position:06d}.parquet"
             try:
                 async with slots:
-                    await workshop.store.get(reads, candidate.key, path, etag=candidate.etag)
+                    if self.stage.fetch:
+                        await workshop.store.get(reads, candidate.key, path, etag=candidate.etag)
+                    elif (
+                        info := await workshop.store.head(reads, candidate.key)
+                    ) is None or info.etag != candidate.etag:
+                        raise InputGone(workshop.buckets.uri(reads, candidate.key), superseded=info is not None)
             except InputGone as gone:
                 log.warning("%s: left out: %s", self.stage.name, gone)
                 return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,11 @@ class Compose(Protocol):
     def __call__(self, inputs: Sequence[Candidate], window: Sequence[Candidate]) -> Mapping[str, Any]: ...
 
 
+def reaches_back_for_nothing(inputs: Sequence[Candidate]) -> date | None:
+    """What new objects need of earlier ones lies in the window, if anything does."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class BatchStage:
     """Many objects in, one artifact out (trainer, lakehouse): a plan pins what one piece of work covers."""
@@ -92,6 +98,12 @@ class BatchStage:
     """Seconds without a new object after which a plan is made."""
     gather_most: float = 5.0
     """Seconds after the first object after which a plan is made in any case."""
+    reach: Callable[[Sequence[Candidate]], date | None] = reaches_back_for_nothing
+    """From which day on, beyond `window_days`, these inputs need what earlier plans cover."""
+    most_rows: int | None = None
+    """Rows of one plan's inputs, at most, but for one input alone; what is more becomes further plans."""
+    fetch: bool = True
+    """Whether `process` gets its inputs as local files. If not, its paths name none: it reads the store by itself."""
 
     @property
     def variant(self) -> str:

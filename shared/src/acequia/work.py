@@ -52,6 +52,8 @@ class Work:
     inputs: tuple[Input, ...]
     plan: Mapping[str, Any] = field(default_factory=dict)
     """For many-to-one work: the plan's document (inputs, window, hold-out); else empty."""
+    written: tuple[str, ...] = ()
+    """For many-to-one work: the variants of the stage that writes what is read, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
