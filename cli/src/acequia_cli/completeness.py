@@ -16,7 +16,7 @@ from acequia_cli.connection import Where
 from acequia_cli.progress import count, ticking
 from acequia_cli.times import age, moment
 
-PARTS = ("done", "quarantined", "dead", "not_applicable", "in_flight", "orphans")
+PARTS = ("done", "quarantined", "dead", "held", "not_applicable", "in_flight", "orphans")
 """What an object can be for a reader; each is one of them."""
 NARROW = 110
 """Columns below which the table of sums takes what room it can save."""
@@ -122,7 +122,7 @@ def _sums_that_are_wrong(sums: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{row['layer'].upper()}, {row['dataset']}, {row['reader']}: {count(row['objects'])} objects, but the parts "
         f"add up to {count(total)}"
         for row in sums
-        if (total := sum(row[part] for part in PARTS)) != row["objects"]
+        if (total := sum(row.get(part, 0) for part in PARTS)) != row["objects"]
     ]
 
 
@@ -153,25 +153,28 @@ def sums_table(sums: Sequence[Mapping[str, Any]], *, narrow: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0))
     for name in ("",) if narrow else ("layer", "dataset", "reader"):
         table.add_column(name, overflow="fold")
-    for name, sign in zip(("objects", *PARTS), ("", "=", *"+++++"), strict=True):
+    # few ever take over anything
+    parts = [part for part in PARTS if part != "held" or any(row.get(part) for row in sums)]
+    for name, sign in zip(("objects", *parts), ("", "=", *"++++++"), strict=False):
         title = f"{sign} {NARROW_TITLES.get(name, name) if narrow else name.replace('_', ' ')}".strip()
         table.add_column(title, justify="right", no_wrap=True)
     for row in sums:
         layer, dataset, reader = row["layer"].upper(), row["dataset"], row["reader"]
         names = (f"{layer}, {reader}\n  {dataset}",) if narrow else (layer, dataset, reader)
-        table.add_row(*names, count(row["objects"]), *(_number(row, part) for part in PARTS))
+        table.add_row(*names, count(row["objects"]), *(_number(row, part) for part in parts))
     return table
 
 
 def _number(row: Mapping[str, Any], part: str) -> Text:
     styles = {"done": "green", "quarantined": "yellow", "dead": "red", "in_flight": "cyan", "orphans": "bold red"}
-    return Text(count(row[part]), styles.get(part, "") if row[part] else "dim")
+    number = row.get(part, 0)
+    return Text(count(number), styles.get(part, "") if number else "dim")
 
 
 def _verdict(document: Mapping[str, Any]) -> list[Text]:
     """What the sums say, the best or worst first."""
     sums = document["sums"]
-    total = {part: sum(row[part] for row in sums) for part in PARTS}
+    total = {part: sum(row.get(part, 0) for row in sums) for part in PARTS}
     told = [Text(f"{problem[:1].upper()}{problem[1:]}.", "bold red") for problem in document["problems"]]
     if total["orphans"]:
         told.append(Text("What was lost on the way to its reader, `acequia sweep` sends again."))
@@ -183,6 +186,13 @@ def _verdict(document: Mapping[str, Any]) -> list[Text]:
         told.insert(0, Text(f"Nothing is lost: everything is accounted for{flight}.", "bold green"))
     if total["dead"]:
         told.append(Text(f"{_plural(total['dead'], 'dead letter')}: `acequia dlq list` shows them.", "yellow"))
+    if total["held"]:
+        told.append(
+            Text(
+                f"{_plural(total['held'], 'object')} taken over and held back: "
+                "`acequia replay --layer raw --only-missing` lets them be worked on."
+            )
+        )
     waiting = {name: messages for name, messages in (document.get("queues") or {}).items() if messages}
     if waiting:
         told.append(Text("Waiting: " + ", ".join(f"{count(n)} in {name}" for name, n in sorted(waiting.items()))))

@@ -33,6 +33,9 @@ META_LOAD = "acequia-load"
 """On RAW and SILVER objects of a table: see `Load`."""
 META_BLOCKED = "acequia-blocked"
 """On RAW objects that go no further: the names of the checks that say so, with commas."""
+META_HELD = "acequia-held"
+"""On RAW objects that were taken over from elsewhere: their readers leave them alone while the mark `layers.held_key`
+stands."""
 META_TRACEPARENT = "traceparent"
 META_RECORD = "acequia-record"
 METADATA_LIMIT = 2048
@@ -183,6 +186,8 @@ class Status(StrEnum):
     PLANNED = "PLANNED"
     SUCCESS = "SUCCESS"
     REJECTED = "REJECTED"
+    IMPORTED = "IMPORTED"
+    """Taken over from a predecessor: known, and held back until somebody replays it."""
     SAME_CONTENT = "SAME_CONTENT"
     SUPERSEDED = "SUPERSEDED"
     GONE = "GONE"

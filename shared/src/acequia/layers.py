@@ -142,9 +142,9 @@ class Name:
 
     @classmethod
     def of_key(cls, key: str) -> "Name | None":
-        """Parse the key of a RAW or SILVER object, of `model.json` or of `evaluation.json`; None where it is none."""
+        """Parse the key of a RAW or SILVER object, of the JSON that commits work; None where it is none."""
         folder, _, file = key.rpartition("/")
-        if file in ("model.json", "evaluation.json"):
+        if file in ("model.json", "evaluation.json", "commit.json"):
             folder, _, text = folder.rpartition("/")
         elif file.endswith(".parquet"):
             text = file.removesuffix(".parquet")
@@ -200,6 +200,15 @@ def stage_key(stage: str) -> str:
 
 def dead_key(stage: str, stem: str, variant: str | None = None) -> str:
     return f"dead/{stage}/{stem}{f'.{variant}' if variant else ''}.json"
+
+
+def held_prefix(layer: Layer) -> str:
+    return f"held/{layer.value}/"
+
+
+def held_key(layer: Layer, stem: Stem) -> str:
+    """Key of the mark that holds an object of `layer` back: while it stands, the object's readers leave it alone."""
+    return f"{held_prefix(layer)}{stem}.json"
 
 
 def anchor_prefix(chain: UUID) -> str:

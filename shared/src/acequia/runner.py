@@ -37,6 +37,7 @@ from acequia.errors import (
 from acequia.events import (
     META_BLOCKED,
     META_DATASET,
+    META_HELD,
     META_LOAD,
     META_ROWS,
     META_RUN_ID,
@@ -71,6 +72,8 @@ from acequia.layers import (
     Layer,
     Name,
     Stem,
+    done_key,
+    held_key,
     landing_done_id,
     manifest_key,
     run_id_of,
@@ -514,6 +517,9 @@ class StageRunner:
         if dataset is not None and stage.name not in dataset.readers:
             workshop.meters.ignored.labels(stage.name, "not applicable").inc()
             return
+        if event.layer is Layer.RAW and await is_held(workshop, event, stem):
+            workshop.meters.ignored.labels(stage.name, "held").inc()
+            return
         with workshop.folder() as folder, workshop.meters.seconds.labels(stage.name).time():
             try:
                 record = await self._record(event, stem, dataset, Path(folder), delivery, started)
@@ -828,6 +834,23 @@ async def stem_of(workshop: Workshop, event: ObjectCreated) -> Stem | None:
         return name.stem
     info = await workshop.store.head(event.layer, event.key)
     return foreign_stem(info, event.bucket) if info else None
+
+
+async def is_held(workshop: Workshop, event: ObjectCreated, stem: Stem) -> bool:
+    """Whether the object was taken over from elsewhere and is none of its readers' business, or not yet.
+
+    One of ours is held while its mark stands; one that somebody else named, once its content was taken over.
+    """
+    store = workshop.store
+    if stem.dataset == UNKNOWN_DATASET:
+        return (
+            await store.head(Layer.LEDGER, done_key(landing_done_id(event.bucket, event.key, event.etag))) is not None
+        )
+    metadata = event.metadata
+    if not metadata:  # a store that tells none, for what lies in RAW has some
+        info = await store.head(event.layer, event.key)
+        metadata = info.metadata if info else {}
+    return META_HELD in metadata and await store.head(Layer.LEDGER, held_key(event.layer, stem)) is not None
 
 
 def foreign_stem(info: ObjectInfo, bucket: str) -> Stem:

@@ -29,6 +29,8 @@ from acequia.layers import (
     dead_key,
     done_key,
     folder_key,
+    held_key,
+    held_prefix,
     is_variant,
     landing_done_id,
     manifest_key,
@@ -63,6 +65,8 @@ class Fate(StrEnum):
     DONE = "done"
     QUARANTINED = "quarantined"
     DEAD = "dead"
+    HELD = "held"
+    """Taken over from elsewhere: it waits until somebody replays it."""
     NOT_APPLICABLE = "not_applicable"
     IN_FLIGHT = "in_flight"
     ORPHAN = "orphans"
@@ -99,6 +103,7 @@ class _Outcome:
     commits: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()
     dead: bool = False
+    held: bool = False
     beside: tuple[ObjectInfo, ...] = ()
     """All that lies in the layer that the stage writes."""
 
@@ -166,7 +171,10 @@ def place_of(key: str, cut: int) -> str:
 class _Outcomes:
     """The listings of what a stage writes for one dataset, from `since` on."""
 
-    def __init__(self, workshop: Workshop, stage: str, dataset: str, since: datetime | None) -> None:
+    def __init__(
+        self, workshop: Workshop, stage: str, dataset: str, since: datetime | None, *, reads: Layer | None = None
+    ) -> None:
+        """`reads`: the layer of which objects may be held back."""
         store = workshop.store
         self._commit_file = _COMMIT_FILE.get(stage)
         after = position(dataset, since)
@@ -184,12 +192,18 @@ class _Outcomes:
             cut=len(dead) - len(dataset) - 1,
             dataset=dataset,
         )
+        self._held: _Beside | None = None
+        if reads is Layer.RAW:
+            marks = held_prefix(reads)
+            held = store.list_objects(Layer.LEDGER, f"{marks}{dataset}_", start_after=stem and f"{marks}{stem}")
+            self._held = _Beside(held, cut=len(marks), dataset=dataset)
 
     async def at(self, place: str) -> _Outcome:
         written = await self._written.at(place)
         manifests = [i.key for i in await self._manifests.at(place) if i.key.endswith(".rejected.json")]
         dead = await self._dead.at(place)
-        if not (written or manifests or dead):
+        held = await self._held.at(place) if self._held else []
+        if not (written or manifests or dead or held):
             return _NOTHING
         suffix = f"/{self._commit_file}" if self._commit_file else ".parquet"
         found = (_variant(i.key, suffix) for i in written)
@@ -197,6 +211,7 @@ class _Outcomes:
             tuple(v for v in found if v is not None),
             tuple(_variant(key, ".rejected.json") or "" for key in manifests),
             any(i.key.endswith(".json") for i in dead),
+            bool(held),
             tuple(written),
         )
 
@@ -281,7 +296,7 @@ class Census:
             folder = info.key.partition("/")[0]
             if folder != current:
                 current, since = folder, (marks or {}).get(folder)
-                outcomes = _Outcomes(self._workshop, stage, folder, since)
+                outcomes = _Outcomes(self._workshop, stage, folder, since, reads=reader.layer)
                 dataset = registry.get(folder)
                 applies = stage in dataset.readers if dataset else stage not in _PLANNING
                 if stage in _PLANNING and applies:
@@ -329,6 +344,8 @@ class Census:
             return found.told(Fate.QUARANTINED, "its manifest stands", variants=variants)
         if outcome.dead:
             return found.told(Fate.DEAD, "its message is a dead letter", variants=variants)
+        if outcome.held:
+            return found.told(Fate.HELD, "taken over from elsewhere, and not replayed yet")
         if outcome.commits:
             lacking = self._lacking(found.reader, outcome.commits[0], outcome)
             reason = f"its commit object stands, but {lacking} beside it is missing"
@@ -368,12 +385,21 @@ class Census:
         if reader.stage in _PLANNING:
             reason = f"not named as an object of ours: the {reader.stage} leaves it"
             return found.told(Fate.NOT_APPLICABLE, reason)
-        stem = foreign_stem(info, self._workshop.buckets.of(info.layer))
-        return self._judged(found, await self._look_up(reader.stage, stem))
+        bucket = self._workshop.buckets.of(info.layer)
+        judged = self._judged(found, await self._look_up(reader.stage, foreign_stem(info, bucket)))
+        taken_over = done_key(landing_done_id(bucket, info.key, info.etag))
+        if (
+            info.layer is Layer.RAW
+            and judged.fate in (Fate.ORPHAN, Fate.IN_FLIGHT)
+            and await self._workshop.store.head(Layer.LEDGER, taken_over)
+        ):
+            return found.told(Fate.NOT_APPLICABLE, "its content was taken over under a name of ours")
+        return judged
 
     async def _look_up(self, stage: str, stem: Stem) -> _Outcome:
         """The same as a listing tells, by HEADs of each known variant."""
         store, known = self._workshop.store, await self._variants[stage].known()
+        reads = next(r.layer for r in READERS if r.stage == stage)
         file = _COMMIT_FILE.get(stage)
 
         async def there(layer: Layer, key: str) -> ObjectInfo | None:
@@ -388,14 +414,16 @@ class Census:
             (WRITES[stage], reports),
             (Layer.QUARANTINE, manifests),
             (Layer.LEDGER, letters),
+            (Layer.LEDGER, [held_key(reads, stem)] if reads is Layer.RAW else []),
         )
-        written, beside, rejected, dead = [
+        written, beside, rejected, dead, held = [
             await asyncio.gather(*(there(layer, key) for key in keys)) for layer, keys in asked
         ]
         return _Outcome(
             tuple(v for v, info in zip(known, written, strict=True) if info),
             tuple(v for v, info in zip(known, rejected, strict=True) if info),
             any(dead),
+            any(held),
             tuple(info for info in (*written, *beside) if info),
         )
 

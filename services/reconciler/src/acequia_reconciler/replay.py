@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from acequia.errors import QueueFull
 from acequia.events import utc_now
-from acequia.layers import Layer, Name
+from acequia.layers import Layer, Name, held_key
+from acequia.ports import Message
 from acequia.runner import Variants, Workshop, event_again, newest_variant
 from acequia.topology import READERS, WRITES, Reader, Topology, replay_queue
 from acequia_reconciler.census import Census, Fate, Finding
@@ -86,15 +87,7 @@ async def _replay(
         counts.matched += 1
         if asked.dry_run:
             yield {"object": {"uri": finding.info.uri}}
-        elif (
-            message := await event_again(
-                workshop.store,
-                workshop.buckets,
-                finding.info.layer,
-                finding.info.key,
-                stale_since=utc_now() if asked.stale else None,
-            )
-        ) is not None:
+        elif (message := await _message(workshop, finding, asked)) is not None:
             while True:
                 try:
                     await workshop.bus.publish("", queue, message)
@@ -105,6 +98,16 @@ async def _replay(
             counts.sent += 1
         if counts.matched % PROGRESS_EVERY == 0:
             yield counts.document("progress")
+
+
+async def _message(workshop: Workshop, finding: Finding, asked: Replay) -> Message | None:
+    """What is sent; None: the object is gone. What was held back is an object like any other from here on, so that the
+    reconciler brings it through should the message get lost."""
+    info = finding.info
+    if finding.fate is Fate.HELD and (name := Name.of_key(info.key)) is not None:
+        await workshop.store.remove(Layer.LEDGER, held_key(info.layer, name.stem))
+    stale_since = utc_now() if asked.stale else None
+    return await event_again(workshop.store, workshop.buckets, info.layer, info.key, stale_since=stale_since)
 
 
 async def _meant(
@@ -124,6 +127,8 @@ async def _meant(
             return False
         if finding.fate in (Fate.NOT_APPLICABLE, Fate.IN_FLIGHT):
             return False
+        if finding.fate is Fate.HELD:
+            return not asked.stale
         if asked.only_missing:
             return finding.fate is Fate.ORPHAN and not finding.broken
         return not asked.stale or current not in finding.variants or not finding.taken

@@ -1,6 +1,6 @@
 """The proof that nothing is lost: per layer, dataset and reader the fates add up to the objects.
 
-objects = done + quarantined + dead + not applicable + in flight + orphans
+objects = done + quarantined + dead + held + not applicable + in flight + orphans
 """
 
 import asyncio
