@@ -514,11 +514,9 @@ class StageRunner:
             await self._note(delivery, event, Status.GONE, InputGone(event.uri, superseded=False), started)
             return
         dataset = workshop.registry.get(stem.dataset)
-        if dataset is not None and stage.name not in dataset.readers:
-            workshop.meters.ignored.labels(stage.name, "not applicable").inc()
-            return
-        if event.layer is Layer.RAW and await is_held(workshop, event, stem):
-            workshop.meters.ignored.labels(stage.name, "held").inc()
+        applies = dataset is None or stage.name in dataset.readers
+        if not applies or (event.layer is Layer.RAW and await is_held(workshop, event, stem)):
+            workshop.meters.ignored.labels(stage.name, "held" if applies else "not applicable").inc()
             return
         with workshop.folder() as folder, workshop.meters.seconds.labels(stage.name).time():
             try:
