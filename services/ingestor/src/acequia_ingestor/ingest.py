@@ -19,6 +19,7 @@ from acequia.errors import InputGone, RejectedInput, TransientFailure
 from acequia.events import (
     META_DATASET,
     META_FORMAT,
+    META_HELD,
     META_ROWS,
     META_RUN_ID,
     META_STAGE_VERSION,
@@ -47,6 +48,7 @@ from acequia.layers import (
     command_key,
     data_key,
     done_key,
+    held_key,
     landing_done_id,
     manifest_key,
     rejected_rows_key,
@@ -80,6 +82,8 @@ class Origin:
     file_name: str | None
     inputs: tuple[ObjectRecord, ...]
     traceparent: str | None = None
+    imported: Mapping[str, Any] | None = None
+    """Of what is taken over from a predecessor: what that said of it. Its parts are held back from their readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class Claim:
             "file_name": origin.file_name,
             "inputs": [i.model_dump(mode="json", exclude_none=True) for i in origin.inputs],
             "traceparent": origin.traceparent,
+            "imported": origin.imported,
         }
 
     @classmethod
@@ -129,6 +134,7 @@ class Claim:
                 file_name=document["file_name"],
                 inputs=tuple(ObjectRecord.model_validate(i) for i in document["inputs"]),
                 traceparent=document["traceparent"],
+                imported=document.get("imported"),
             ),
         )
 
@@ -260,6 +266,13 @@ class Ingestor:
             accepted = self._accept_file(origin, UNKNOWN_DATASET, parameters)
             await self.workshop.publish(accepted)
             return await self._reject(origin, stem, rejected, parameters, accepted, started, {})
+        return await self.take_in(origin, source, folder, dataset, format, started)
+
+    async def take_in(
+        self, origin: Origin, source: Path, folder: Path, dataset: str, format: str, started: datetime
+    ) -> AuditRecord:
+        """The record of the one outcome of a file whose dataset and format are known: its content becomes RAW once."""
+        parameters: dict[str, Any] = {"file": origin.file_name}
         accepted = self._accept_file(origin, dataset, parameters)
         content, _ = await asyncio.gather(asyncio.to_thread(sha256_of, source), self.workshop.publish(accepted))
         digest = ParseOptions(dataset, format).claim_digest(content)
@@ -386,7 +399,11 @@ class Ingestor:
                 metadata |= {META_TIME_MIN: part.time_range[0], META_TIME_MAX: part.time_range[1]}
             if origin.traceparent:
                 metadata[META_TRACEPARENT] = origin.traceparent
-            key = data_key(Stem(stem.dataset, stem.at, stem.id, part.number))
+            part_stem = Stem(stem.dataset, stem.at, stem.id, part.number)
+            key = data_key(part_stem)
+            if origin.imported is not None:
+                metadata[META_HELD] = "import"
+                await self._hold(part_stem, origin)
             digest = await asyncio.to_thread(sha256_of, part.path)
             info = await store.create(Layer.RAW, key, part.path, metadata=metadata, content_type=PARQUET)
             info = info or await store.head(Layer.RAW, key)
@@ -399,7 +416,7 @@ class Ingestor:
         record = self._outcome(
             origin,
             stem.dataset,
-            Status.SUCCESS,
+            Status.SUCCESS if origin.imported is None else Status.IMPORTED,
             started,
             stem=str(stem),
             outputs=tuple(outputs),
@@ -413,6 +430,15 @@ class Ingestor:
         rows.labels(STAGE, "out").inc(rows_out)
         rows.labels(STAGE, "quarantined").inc(sum(parsed.rejected.values()))
         return await self._commit(origin, record, accepted, more)
+
+    async def _hold(self, stem: Stem, origin: Origin) -> None:
+        """Mark a part that is about to be put, so that its event finds the mark. One that lies there may have been
+        replayed since."""
+        store = self.workshop.store
+        if await store.head(Layer.RAW, data_key(stem)) is None:
+            body = json.dumps({"schema_version": 1, "stem": str(stem), "from": origin.subject}, indent=1).encode()
+            await store.create(Layer.LEDGER, held_key(Layer.RAW, stem), body, metadata={}, content_type=JSON)
+            self.workshop.at(f"{STAGE}.after_hold")
 
     async def _quarantine_rows(self, stem: Stem, rows: Path | None) -> list[ObjectRecord]:
         if rows is None:
@@ -470,6 +496,8 @@ class Ingestor:
         return await self._commit(origin, record, accepted, more)
 
     def _outcome(self, origin: Origin, dataset: str, status: Status, started: datetime, **more: Any) -> AuditRecord:
+        if origin.imported is not None:
+            more["parameters"] = {**more.get("parameters", {}), "imported": dict(origin.imported)}
         return AuditRecord(
             event_id=event_id(Kind.OUTCOME, STAGE, "", origin.subject, *(i.etag for i in origin.inputs)),
             kind=Kind.OUTCOME,
