@@ -40,6 +40,8 @@ class Field:
     means: str
     lower: bool = False
     read: Callable[[pl.Series], pl.Series] | None = None
+    quick: Callable[[pl.Expr], pl.Expr] | None = None
+    """The spelling that a format's files have as a rule; what it leaves null is read by `read` or `convert`."""
 
 
 def typed(
@@ -97,6 +99,8 @@ def _kind(dtype: pl.DataType) -> str:
 def _quick(field: Field) -> pl.Expr:
     """The common spelling of each type; null where it is another one, or none."""
     column = pl.col(field.column)
+    if field.quick is not None:
+        return field.quick(column).alias(field.column)
     if field.read is not None:
         return pl.repeat(None, pl.len(), dtype=field.dtype).alias(field.column)
     if field.dtype == pl.Datetime("us", "UTC"):

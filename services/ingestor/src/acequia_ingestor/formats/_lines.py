@@ -32,6 +32,8 @@ class Block:
     """Whole lines of a file: `_line` (Int64, from 1), `line` (no line end), `fault` (a rule of FAULTS, or null)."""
 
     lines: pl.DataFrame
+    data: bytes
+    """The same, as they stand in the file."""
 
 
 def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -53,12 +55,13 @@ def blocks_of(pieces: Iterable[bytes]) -> Iterator[Block]:
             # of a line that is too long only the beginning is kept
             rest = rest + data if len(rest) <= MAX_LINE_BYTES else rest
             continue
-        lines = _lines(rest + data[:end], first_line)
+        whole = rest + data[:end]
+        lines = _lines(whole, first_line)
         rest = data[end:]
         first_line += lines.height
-        yield Block(lines)
+        yield Block(lines, whole)
     if rest:
-        yield Block(_lines(rest, first_line))
+        yield Block(_lines(rest, first_line), rest)
 
 
 def _lines(data: bytes, first_line: int) -> pl.DataFrame:
@@ -138,38 +141,86 @@ def cut(column: str) -> pl.Expr:
     return pl.when(text.str.len_bytes() <= RAW_BYTES).then(text).otherwise(text.str.head(RAW_BYTES // 4))
 
 
-def split(records: pl.DataFrame, separator: str, count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Lines (without quotes) into the fields `0` .. `count-1`; ragged ones as `rejected`."""
+def split(
+    records: pl.DataFrame,
+    separator: str,
+    count: int,
+    *,
+    wanted: Sequence[int] | None = None,
+    data: bytes | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Lines (without quotes) into the fields `0` .. `count-1`, or those `wanted` of them; ragged ones as `rejected`.
+
+    `data`: the same lines, and no other, as they stand in the file.
+    """
+    columns = list(range(count)) if wanted is None else sorted(wanted)
+    if (whole := _split_at_once(records, separator, count, columns, data)) is not None:
+        return whole, reject(records.clear(), "", "")
     parts = records.select("_line", "_record", "line", pl.col("line").str.split_exact(separator, count).alias("f"))
     fields = parts.unnest("f").rename({f"field_{n}": str(n) for n in range(count + 1)})
     fits = pl.col(str(count - 1)).is_not_null() & pl.col(str(count)).is_null()
-    if fields.select(fits.all()).item():
-        return fields.drop(str(count)), reject(records.clear(), "", "")
     bad = fields.filter(~fits)
     found = pl.col("line").str.count_matches(separator, literal=True) + 1
     reason = pl.format("{} fields where {} are expected", found, pl.lit(count))
-    return fields.filter(fits).drop(str(count)), reject(bad, RAGGED, reason)
+    good = fields.filter(fits).select("_line", "_record", "line", *(str(n) for n in columns))
+    return good, reject(bad, RAGGED, reason)
 
 
-def split_quoted(records: pl.DataFrame, separator: str, count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _split_at_once(
+    records: pl.DataFrame, separator: str, count: int, columns: Sequence[int], data: bytes | None
+) -> pl.DataFrame | None:
+    """`split` by polars' own CSV reader, which is fast and lenient: None where a line is anything but its fields."""
+    fields = pl.col("line").str.count_matches(separator, literal=True) + 1
+    plain = (fields == count) & ~pl.col("line").str.ends_with("\r")
+    if count < 2 or not records.height or len(separator.encode()) != 1 or not records.select(plain.all()).item():
+        return None
+    if data is None:
+        data = records["line"].str.join("\n").item().encode()
+    if data.startswith((_BOM, *_PACKED)):
+        return None
+    with suppress(pl.exceptions.PolarsError):  # whatever it does not like: the lines are looked at one by one
+        frame = pl.read_csv(
+            data,
+            columns=list(columns),
+            has_header=False,
+            separator=separator,
+            quote_char=None,
+            infer_schema=False,
+            empty_string_is_null=False,
+        )
+        if frame.height == records.height and frame.width == len(columns):
+            frame.columns = [str(n) for n in columns]
+            return records.select("_line", "_record", "line").hstack(frame).rechunk()
+    return None
+
+
+def split_quoted(
+    records: pl.DataFrame,
+    separator: str,
+    count: int,
+    *,
+    wanted: Sequence[int] | None = None,
+    data: bytes | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """As `split`, where fields may stand in double quotes. A quoted field cannot hold a line break."""
     has_quote = pl.col("line").str.contains('"', literal=True)
     if not records.select(has_quote.any()).item():
-        return split(records, separator, count)
-    plain, plain_bad = split(records.filter(~has_quote), separator, count)
+        return split(records, separator, count, wanted=wanted, data=data)
+    columns = list(range(count)) if wanted is None else sorted(wanted)
+    plain, plain_bad = split(records.filter(~has_quote), separator, count, wanted=columns)
     quoted = records.filter(has_quote)
     rows: list[Sequence[str]] = []
     bad: list[str | None] = []
     for line in quoted["line"]:
         fields = unquote(line, separator)
         if fields is not None and len(fields) == count:
-            rows.append(fields)
+            rows.append([fields[n] for n in columns])
             bad.append(None)
         else:
             found = "quotes that do not match" if fields is None else f"{len(fields)} fields"
-            rows.append([""] * count)
+            rows.append([""] * len(columns))
             bad.append(f"{found} where {count} fields are expected")
-    fields_frame = pl.DataFrame(rows, schema={str(n): pl.String() for n in range(count)}, orient="row")
+    fields_frame = pl.DataFrame(rows, schema={str(n): pl.String() for n in columns}, orient="row")
     whole = quoted.select("_line", "_record", "line").hstack(fields_frame)
     reasons = pl.Series("_reason", bad, dtype=pl.String)
     broken = whole.with_columns(reasons).filter(pl.col("_reason").is_not_null())
