@@ -98,7 +98,7 @@ def _ingest(page: Page, events: _Events) -> Step:
     statuses = {e["status"] for e in own}
     if page.get("state") == "same_content":
         progress = Progress.SAME_CONTENT
-    elif "SUCCESS" in statuses:
+    elif statuses & {"SUCCESS", "IMPORTED"}:
         progress = Progress.DONE
     elif "REJECTED" in statuses:
         progress = Progress.REJECTED

@@ -52,6 +52,7 @@ class RunState(StrEnum):
     REJECTED = "rejected"
     FAILED = "failed"
     SAME_CONTENT = "same_content"
+    IMPORTED = "imported"
 
 
 Data = Annotated[

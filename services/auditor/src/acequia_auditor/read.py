@@ -45,6 +45,8 @@ class State(StrEnum):
     REJECTED = "rejected"
     FAILED = "failed"
     SAME_CONTENT = "same_content"
+    IMPORTED = "imported"
+    """Taken over from a predecessor, and not replayed yet."""
 
 
 class Run(BaseModel):
@@ -367,7 +369,9 @@ def _state(row: asyncpg.Record) -> State:
     alone = not row["ingestions"]
     if alone and not row["trainings"]:
         return State.RUNNING if row["events"] else State.ACCEPTED
-    if not alone and Status.SUCCESS not in statuses:
+    if Status.IMPORTED in statuses and row["events"] == row["ingestions"]:
+        return State.IMPORTED
+    if not alone and not statuses & {Status.SUCCESS, Status.IMPORTED}:
         if Status.SAME_CONTENT in statuses:
             return State.SAME_CONTENT
         return State.REJECTED if Status.REJECTED in statuses else State.FAILED

@@ -28,7 +28,7 @@ LINGER = 0.02
 """Seconds that a batch waits for more, while records come in numbers."""
 BUSY = 8
 """A batch of at least this many says that records come in numbers: the next one lingers."""
-_WRITTEN = frozenset({Status.SUCCESS, Status.REJECTED, Status.SUPERSEDED, Status.GONE})
+_WRITTEN = frozenset({Status.SUCCESS, Status.IMPORTED, Status.REJECTED, Status.SUPERSEDED, Status.GONE})
 """Statuses whose outputs are this record's own; with SAME_CONTENT they are another run's."""
 
 

@@ -20,7 +20,7 @@ raw AS (
     SELECT DISTINCT i.run_id, i.dataset, o.uri, o.etag
     FROM ingest AS i
     JOIN acequia.event_objects AS o ON o.event_id = i.event_id AND o.role = 'output' AND o.layer = 'raw'
-    WHERE i.rank = 0 AND i.status = 'SUCCESS'
+    WHERE i.rank = 0 AND i.status IN ('SUCCESS', 'IMPORTED')
 ),
 at_raw AS (
     SELECT
