@@ -292,7 +292,8 @@ def _bare_page(run_id: UUID, dataset: str, at: datetime) -> Mapping[str, Any]:
     }
 
 
-async def _bounded(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+async def bounded(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """The body of a request, of so many bytes at most: a Problem (413) where there are more."""
     seen = 0
     async for chunk in chunks:
         seen += len(chunk)
@@ -371,7 +372,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
         run_id = keyed_run_id(idempotency_key)
         await acceptance.upload(
             name,
-            _bounded(request.stream(), settings.max_upload_bytes),
+            bounded(request.stream(), settings.max_upload_bytes),
             dataset=dataset,
             format=format,
             run_id=run_id,
