@@ -10,7 +10,16 @@ from acequia.datasets import Dataset
 from acequia.errors import RejectedInput
 from acequia_ingestor.formats import Chunk, Head
 from acequia_ingestor.formats._columns import chunk
-from acequia_ingestor.formats._lines import blocks, faulty, few_enough, is_blank, numbered, split_quoted, unquote
+from acequia_ingestor.formats._lines import (
+    Block,
+    blocks,
+    faulty,
+    few_enough,
+    is_blank,
+    numbered,
+    split_quoted,
+    unquote,
+)
 
 _SEPARATORS = (",", ";", "\t", "|")
 Finish = Callable[[pl.DataFrame, pl.DataFrame], Chunk]
@@ -49,38 +58,60 @@ def first_header(head: Head, required: Iterable[str]) -> CsvHeader | None:
 
 
 def read_csv(
-    path: Path, dataset: Dataset, required: Iterable[str], check: Callable[[CsvHeader], None]
+    source: Path | Iterable[Block],
+    dataset: Dataset,
+    required: Iterable[str],
+    check: Callable[[CsvHeader], None],
+    *,
+    columns: Iterable[str] | None = None,
+    headless: Callable[[str], CsvHeader | None] = lambda line: None,
+    no_records: Callable[[CsvHeader], Mapping[str, pl.Expr]] = lambda header: {},
 ) -> Iterator[tuple[pl.DataFrame, CsvHeader, Finish]]:
     """Blocks of records split into texts (`0`, `1`, ..), with a function that makes the chunk of what came of them.
 
-    `check` raises where the header lacks something. RejectedInput where it says one twice (`duplicate_columns`)
-    or has too many (`too_many_columns`).
+    `check` raises where the header lacks something. `columns`: those that are read; all where it is not given.
+    `headless`: the header of a file whose first line is a record already. `no_records`: conditions on `line` of what is
+    skipped, by reason, beside comments, blank lines and headers that come again.
+    RejectedInput where the header says a column that is read twice (`duplicate_columns`) or has too many
+    (`too_many_columns`).
     """
     header: CsvHeader | None = None
-    for block in blocks(path):
+    read = None if columns is None else frozenset(columns)
+    for block in blocks(source) if isinstance(source, Path) else source:
         lines = block.lines
         comment = pl.col("line").str.starts_with("#") & pl.col("fault").is_null()
         candidates = lines.filter(~comment & ~is_blank())
         comments = int(lines.select(comment.sum()).item())
-        blank = lines.height - candidates.height - comments
+        skipped = {"comment": comments, "blank": lines.height - candidates.height - comments}
         if header is None and candidates.height:
             if candidates["fault"][0] is not None:
                 raise RejectedInput("unreadable", "the header line is no UTF-8 text")
-            header = header_of(candidates["line"][0], required)
+            first = candidates["line"][0]
+            header = headless(first) or header_of(first, required)
             few_enough(header.names)
             twice = sorted({name for name in header.names if name and header.names.count(name) > 1})
-            if twice:
+            if twice := [name for name in twice if read is None or name in read]:
                 raise RejectedInput("duplicate_columns", f"the header has {', '.join(twice)} more than once")
             check(header)
         if header is None:
             nothing = numbered(lines.clear())
-            yield nothing, CsvHeader("", ",", ()), _finish(dataset, [], {"comment": comments, "blank": blank})
+            yield nothing, CsvHeader("", ",", ()), _finish(dataset, [], skipped)
             continue
+        for reason, condition in no_records(header).items():
+            kept = candidates.filter(~(condition & pl.col("fault").is_null()))
+            skipped[reason] = skipped.get(reason, 0) + candidates.height - kept.height
+            candidates = kept
         # a header that comes again: files put together
         records = numbered(candidates.filter(pl.col("line") != header.line))
-        skipped = {"comment": comments, "blank": blank, "header": candidates.height - records.height}
+        skipped["header"] = candidates.height - records.height
         good, unreadable = faulty(records)
-        texts, ragged = split_quoted(good, header.separator, len(header.names))
+        texts, ragged = split_quoted(
+            good,
+            header.separator,
+            len(header.names),
+            wanted=None if read is None else [n for n, name in enumerate(header.names) if name in read],
+            data=block.data if good.height == lines.height else None,
+        )
         yield texts, header, _finish(dataset, [unreadable, ragged], skipped)
 
 

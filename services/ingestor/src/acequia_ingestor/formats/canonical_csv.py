@@ -30,7 +30,9 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
                 f"the header lacks {', '.join(missing)}; it has {', '.join(header.names)[:500]}",
             )
 
-    for texts, header, done in read_csv(path, dataset, dataset.required or dataset.schema, check):
+    for texts, header, done in read_csv(
+        path, dataset, dataset.required or dataset.schema, check, columns=dataset.schema
+    ):
         if not header.names:
             yield done(texts, no_rejected())
             continue

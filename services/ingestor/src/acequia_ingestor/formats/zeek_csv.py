@@ -21,7 +21,7 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     def check(header: CsvHeader) -> None:
         _zeek.require(header.names)
 
-    for texts, header, done in read_csv(path, dataset, _zeek.REQUIRED, check):
+    for texts, header, done in read_csv(path, dataset, _zeek.REQUIRED, check, columns=_zeek.SOURCES):
         if not header.names:
             yield done(texts, no_rejected())
             continue
