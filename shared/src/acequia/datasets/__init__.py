@@ -5,6 +5,7 @@ A module of this package that has a `DATASET` is a dataset; there is nothing els
 
 import importlib
 import pkgutil
+import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +16,13 @@ from typing import Any
 
 import dataframely as dy
 import polars as pl
+
+VERSION = "_version"
+"""Column of a table's rows beside its own: the newest of a key is what counts. `load_number * 2**20 + part`."""
+DELETED = "_deleted"
+"""Column of a table's rows beside its own: the key's row is gone. Its other columns mean nothing."""
+PARTS_MOST = 2**20
+"""Parts of one load of a table, less one."""
 
 
 class OnChange(StrEnum):
@@ -156,8 +164,19 @@ class Dataset:
             raise ValueError(f"dataset {self.name}: its schema has no column {', '.join(unknown)}")
         if "trainer" in self.readers and self.event_time is None:
             raise ValueError(f"dataset {self.name}: the trainer needs to know the event_time")
-        if self.table is not None and not self.key:
-            raise ValueError(f"dataset {self.name}: a table has a key")
+        if self.table is not None:
+            if not self.key:
+                raise ValueError(f"dataset {self.name}: a table has a key")
+            told = (self.table.cursor, self.table.deleted, *self.table.columns, *self.table.references)
+            if unknown := [name for name in told if name is not None and name not in self.schema]:
+                raise ValueError(f"dataset {self.name}: its table names {', '.join(unknown)}, which its schema lacks")
+
+    @property
+    def stored_schema(self) -> Mapping[str, pl.DataType]:
+        """The columns of RAW that are the same in each of its objects, in order, but for `_line` of what has no key."""
+        if not self.key:
+            return self.schema
+        return MappingProxyType({**self.schema, VERSION: pl.Int64(), DELETED: pl.Boolean()})
 
     @property
     def time_column(self) -> str:
@@ -165,6 +184,64 @@ class Dataset:
         if self.event_time is None:
             raise ValueError(f"{self.name} has no event_time")
         return self.event_time
+
+
+_WIDER: tuple[tuple[type[pl.DataType], ...], ...] = (
+    (pl.Int8, pl.Int16, pl.Int32, pl.Int64),
+    (pl.Float32, pl.Float64),
+)
+
+
+def widens(found: pl.DataType, expected: pl.DataType) -> bool:
+    """Whether `found` is of the same kind as `expected` and holds more: a column may become that."""
+    if isinstance(found, pl.Decimal) and isinstance(expected, pl.Decimal):
+        return found.scale == expected.scale and found.precision > expected.precision
+    if isinstance(found, pl.List) and isinstance(expected, pl.List):
+        return widens(pl.Series(dtype=found.inner).dtype, pl.Series(dtype=expected.inner).dtype)
+    return any(
+        type(found) in kind and type(expected) in kind and kind.index(type(found)) > kind.index(type(expected))
+        for kind in _WIDER
+    )
+
+
+def column_of(dtype: pl.DataType, *, alias: str | None = None) -> dy.Column:
+    """A column of a contract that may hold anything of the type `dtype`, nulls too. ValueError where there is none."""
+    plain: Mapping[type[pl.DataType], type[dy.Column]] = {
+        pl.Int8: dy.Int8,
+        pl.Int16: dy.Int16,
+        pl.Int32: dy.Int32,
+        pl.Int64: dy.Int64,
+        pl.Boolean: dy.Bool,
+        pl.String: dy.String,
+        pl.Binary: dy.Binary,
+        pl.Date: dy.Date,
+        pl.Time: dy.Time,
+    }
+    if (kind := plain.get(type(dtype))) is not None:
+        return kind(nullable=True, alias=alias)
+    match dtype:
+        case pl.Float32():
+            return dy.Float32(nullable=True, allow_inf=True, allow_nan=True, alias=alias)
+        case pl.Float64():
+            return dy.Float64(nullable=True, allow_inf=True, allow_nan=True, alias=alias)
+        case pl.Datetime():
+            return dy.Datetime(nullable=True, time_unit=dtype.time_unit, time_zone=dtype.time_zone, alias=alias)
+        case pl.Decimal():
+            return dy.Decimal(dtype.precision, dtype.scale, nullable=True, alias=alias)
+        case pl.List():
+            return dy.List(column_of(pl.Series(dtype=dtype.inner).dtype), nullable=True, alias=alias)
+        case _:
+            raise ValueError(f"no column of a contract has the type {dtype}")
+
+
+def contract_with(contract: type[dy.Schema], columns: Mapping[str, pl.DataType]) -> type[dy.Schema]:
+    """The same rules over rows that have `columns` too, or have them with these types."""
+    known = set(contract.column_names())
+    attributes = {
+        name if name in known else f"column_{n}": column_of(dtype, alias=None if name in known else name)
+        for n, (name, dtype) in enumerate(columns.items())
+    }
+    return types.new_class(contract.__name__, (contract,), exec_body=lambda namespace: namespace.update(attributes))
 
 
 class Registry(Mapping[str, Dataset]):

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import dataframely as dy
 import polars as pl
 
-from acequia.datasets import Dataset
+from acequia.datasets import Dataset, Schedule
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _V4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
@@ -187,4 +187,13 @@ DATASET = Dataset(
         "log_recent_events",
     ),
     synthetic=True,
+    schedules=(
+        Schedule("network_daily", "0 2 * * *", "UTC", MappingProxyType({"kind": "synthetic", "rows": 10_000})),
+        Schedule(
+            "network_morning",
+            "0 6 * * *",
+            "America/Mexico_City",
+            MappingProxyType({"kind": "synthetic", "rows": 10_000, "seed": 6}),
+        ),
+    ),
 )

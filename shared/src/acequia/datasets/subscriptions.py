@@ -1,0 +1,24 @@
+"""Subscriptions: what can be subscribed to. A master table: read in full, moved where it changed."""
+
+import polars as pl
+
+from acequia.datasets import Table
+from acequia.datasets._table import UTC_TIME, Column, table_dataset
+
+DATASET = table_dataset(
+    name="subscriptions",
+    title="Subscriptions",
+    columns={
+        "subscription_id": Column(pl.Int32(), at_least=1),
+        "code": Column(pl.String(), required=True, pattern=r"^[A-Z0-9_]+$"),
+        "name": Column(pl.String(), required=True),
+        "billing_period": Column(pl.String(), required=True, one_of=("monthly", "quarterly", "yearly")),
+        "price": Column(pl.Decimal(12, 4), required=True, at_least=0),
+        "currency": Column(pl.String(), required=True, pattern=r"^[A-Z]{3}$"),
+        "terms": Column(pl.String()),  # JSON
+        "active": Column(pl.Boolean(), required=True),
+        "created_at": Column(UTC_TIME),
+    },
+    key=("subscription_id",),
+    table=Table(relation="public.subscriptions", pack="subscriptions"),
+)
