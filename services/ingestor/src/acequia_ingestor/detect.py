@@ -1,5 +1,6 @@
 """What a file is: its dataset and its format, by its content."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,8 +8,12 @@ from acequia.datasets import Dataset, Registry
 from acequia.errors import RejectedInput
 from acequia_ingestor.decompress import packing_of, unpacked
 from acequia_ingestor.formats import Format, Head, load_formats
+from acequia_ingestor.formats._csv import SEPARATORS
+from acequia_ingestor.formats._json import object_of
+from acequia_ingestor.formats._lines import unquote
 
 HEAD_BYTES = 64 * 2**10
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 
 
 def read_head(source: Path, file_name: str = "") -> Head:
@@ -37,11 +42,11 @@ def detect_format(head: Head, candidates: Sequence[str], formats: Mapping[str, F
     found = [name for name in candidates if formats[name].detect(head, dataset)]
     known = ", ".join(f"{name} ({formats[name].title})" for name in candidates)
     if not found:
-        beginning = next((line for line in head.lines() if line.strip()), "")[:120]
+        beginning = next((line for line in head.lines() if line.strip()), "")
         raise RejectedInput(
             "unknown_format",
-            f"{head.file_name or 'the file'} has none of the formats of {dataset.name}: {known}; "
-            f"it begins with {beginning!r}",
+            f"{head.file_name or 'the file'} has none of the formats of {dataset.name}: it begins with "
+            f"{beginning[:120]!r}{_seen_in(beginning)}; the formats: {known}",
             formats=list(candidates),
         )
     if len(found) > 1:
@@ -51,6 +56,18 @@ def detect_format(head: Head, candidates: Sequence[str], formats: Mapping[str, F
             formats=found,
         )
     return found[0]
+
+
+def _seen_in(line: str) -> str:
+    """What can be said of a first line that no format knows, so that a person sees what is wanting."""
+    if (record := object_of(line)) is not None:
+        return f", JSON with the keys {', '.join(list(record)[:30])}"[:500]
+    cells = max((unquote(line, by) or [] for by in SEPARATORS), key=len, default=[])
+    if len(cells) < 3:
+        return ""
+    if any(_NUMBER.fullmatch(cell.strip()) for cell in cells):
+        return f", a record of {len(cells)} fields without a header that names them"
+    return f", a header of {len(cells)} columns, not those of any format"
 
 
 def resolve_format(source: Path, file_name: str, dataset: Dataset, format: str | None) -> str:

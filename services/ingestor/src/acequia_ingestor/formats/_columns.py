@@ -108,6 +108,18 @@ def _quick(field: Field) -> pl.Expr:
     return column if field.dtype == pl.String else column.cast(field.dtype, strict=False)
 
 
+def in_form(form: str, *, zoned: bool = False) -> Callable[[pl.Expr], pl.Expr]:
+    """A reader of texts that are times in the one form `form`, with an offset (`zoned`) or without (UTC); null where a
+    text is none."""
+
+    def read(column: pl.Expr) -> pl.Expr:
+        at = column.str.to_datetime(form, time_unit="us", time_zone="UTC" if zoned else None, strict=False)
+        at = at if zoned else at.dt.replace_time_zone("UTC")
+        return pl.when(at.to_physical().is_between(_FIRST, _LAST)).then(at)
+
+    return read
+
+
 def _of_epoch(column: pl.Expr) -> pl.Expr:
     """Seconds since 1970, with a fraction, to the microsecond (a float's precision is 0.24 us until 2038 and later)."""
     micros = (column.cast(pl.Float64, strict=False) * 1_000_000).round().cast(pl.Int64, strict=False)

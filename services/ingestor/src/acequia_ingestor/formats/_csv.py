@@ -21,7 +21,7 @@ from acequia_ingestor.formats._lines import (
     unquote,
 )
 
-_SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = (",", ";", "\t", "|")
 Finish = Callable[[pl.DataFrame, pl.DataFrame], Chunk]
 
 
@@ -41,7 +41,7 @@ def header_of(line: str, wanted: Iterable[str]) -> CsvHeader:
     """The header that `line` is, by the separator that gives most of the wanted columns."""
     want = set(wanted)
     headers = []
-    for separator in _SEPARATORS:
+    for separator in SEPARATORS:
         names = unquote(line, separator) or [line]
         headers.append(CsvHeader(line, separator, tuple(name.strip().lower() for name in names)))
     return max(headers, key=lambda h: (len(want & set(h.names)), len(h.names)))

@@ -106,6 +106,11 @@ def few_enough(names: Sequence[str]) -> None:
         raise RejectedInput("too_many_columns", f"the header has {len(names)} columns; at most {MAX_COLUMNS} are read")
 
 
+def starts_as_packed(line: str) -> bool:
+    """Whether polars would take a text that begins with `line` for packed, or leave out its first character."""
+    return line.encode().startswith((_BOM, *_PACKED))
+
+
 def is_blank() -> pl.Expr:
     return pl.col("line").str.strip_chars().str.len_bytes() == 0
 
@@ -176,7 +181,7 @@ def _split_at_once(
         return None
     if data is None:
         data = records["line"].str.join("\n").item().encode()
-    if data.startswith((_BOM, *_PACKED)):
+    if starts_as_packed(records["line"][0]):
         return None
     with suppress(pl.exceptions.PolarsError):  # whatever it does not like: the lines are looked at one by one
         frame = pl.read_csv(
