@@ -8,9 +8,10 @@ record is rejected here (a ragged line, a number that is none, broken JSON); a v
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from acequia.datasets import Dataset
 from acequia.errors import RejectedInput
 from acequia.work import RejectedWhole
 from acequia_ingestor._spool import Spool
+from acequia_ingestor.csv_options import read_csv_options
 from acequia_ingestor.decompress import unpack
 from acequia_ingestor.detect import resolve_format
-from acequia_ingestor.formats import REJECTED_SCHEMA, Chunk, load_formats
+from acequia_ingestor.formats import REJECTED_SCHEMA, Chunk, Reading, load_formats
 
 ROWS_PER_PART = 1_000_000
 MAX_RATIO = 200.0
@@ -39,10 +41,15 @@ class ParseOptions:
 
     dataset: str
     format: str | None = None
+    csv: Mapping[str, str] = field(default_factory=dict)
+    """How a CSV file that people made is read (`Reading.options`)."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """What the file's name tells of its rows (`told_by_name`)."""
 
     def claim_digest(self, content_sha256: str) -> str:
         """Hex sha256 over the content's sha256 and these options."""
-        options = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        given = {name: value for name, value in asdict(self).items() if name in ("dataset", "format") or value}
+        options = json.dumps(given, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(f"{content_sha256}\n{options}".encode()).hexdigest()
 
 
@@ -74,6 +81,8 @@ class Parsed:
     """Parquet, in the source's order: `_line` (Int64), `rule`, `reason`, `raw` (its text, cut at 64 KiB)."""
     lines_skipped: Mapping[str, int] = field(default_factory=dict)
     """Lines that are no records, by reason (`comment`, `header`, `blank`)."""
+    reading: Reading | None = None
+    """How it was read, where its format leaves that open."""
 
 
 class NoRows(RejectedWhole):
@@ -106,22 +115,66 @@ def parse_file(
     max_ratio: float = MAX_RATIO,
     max_bytes: int = MAX_BYTES,
     max_rows: int | None = None,
+    reading: Reading | None = None,
 ) -> Parsed:
     """Read `source` (gzip and bzip2 are unpacked, whatever the name says) into parts below the folder `out`.
 
-    `format` None: detected by content. `file_name` is only used in messages. The same bytes give the same files,
-    byte for byte. Nothing of the result may be used where this raises.
+    `format` None: detected by content. `file_name` is used in messages, and for what it tells (`Dataset.from_name`).
+    `reading`: how it is read, as `survey_file` found. The same bytes, so read, give the same files, byte for byte.
+    Nothing of the result may be used where this raises.
     Raises RejectedInput where the whole file is no good: `empty`, `truncated`, `unreadable`, `zip_bomb`,
     `unknown_format`, `ambiguous_format`, `missing_columns`, `too_many_rows`; NoRows (`no_rows`).
     """
     name = resolve_format(source, file_name, dataset, format)
+    found = load_formats()[name]
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / ".unpacked"
     try:
         unpacked = unpack(source, temporary, max_ratio=max_ratio, max_bytes=max_bytes)
-        return _write(load_formats()[name].read(unpacked, dataset), dataset, name, out, rows_per_part, max_rows)
+        if found.survey is None or found.read_as is None:
+            chunks = found.read(unpacked, dataset)
+        else:
+            reading = reading or found.survey(unpacked, dataset, {})
+            chunks = found.read_as(unpacked, dataset, reading)
+        named = told_by_name(file_name, dataset)
+        parsed = _write(chunks, dataset, name, out, rows_per_part, max_rows, named)
+        return replace(parsed, reading=reading)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def survey_file(
+    source: Path,
+    dataset: Dataset,
+    format: str,
+    asked: str | None,
+    temporary: Path,
+    *,
+    max_ratio: float = MAX_RATIO,
+    max_bytes: int = MAX_BYTES,
+) -> Reading | None:
+    """How `source` is to be read; None where its format can be read in one way only.
+
+    `asked`: what a person said of it, as `csv_options` reads it. `temporary`: where it is unpacked meanwhile.
+    Raises RejectedInput as `parse_file`; `csv_options` where what was asked for is none of the format's.
+    """
+    survey = load_formats()[format].survey
+    if survey is None:
+        if asked:
+            raise RejectedInput("csv_options", f"{format} is read in one way: it takes no options, and got {asked!r}")
+        return None
+    try:
+        unpacked = unpack(source, temporary, max_ratio=max_ratio, max_bytes=max_bytes)
+        return survey(unpacked, dataset, read_csv_options(asked) if asked else {})
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def told_by_name(file_name: str, dataset: Dataset) -> dict[str, str]:
+    """Column -> what the file's name says that its rows have there."""
+    found = {column: re.search(pattern, file_name) for column, pattern in dataset.from_name.items()}
+    told = {column: match[1] for column, match in found.items() if match}
+    return {column: text.upper() if column in dataset.uppered else text for column, text in told.items()}
 
 
 def write_drawn(
@@ -129,13 +182,26 @@ def write_drawn(
 ) -> Parsed:
     """What a source of the kind `kind` gave, as parts below `out`. The same chunks give the same bytes."""
     out.mkdir(parents=True, exist_ok=True)
-    return _write(chunks, dataset, kind, out, rows_per_part, None)
+    return _write(chunks, dataset, kind, out, rows_per_part, None, {})
 
 
 def _write(
-    chunks: Iterator[Chunk], dataset: Dataset, format: str, out: Path, rows_per_part: int, max_rows: int | None
+    chunks: Iterator[Chunk],
+    dataset: Dataset,
+    format: str,
+    out: Path,
+    rows_per_part: int,
+    max_rows: int | None,
+    named: Mapping[str, str],
 ) -> Parsed:
-    """The chunks of one source as parts and rejected rows."""
+    """The chunks of one source as parts and rejected rows. `named`: what rows have in columns that they leave out."""
+    filled = [
+        *(pl.col(column).str.to_uppercase() for column in sorted(dataset.uppered - named.keys())),
+        *(
+            (pl.col(column).str.to_uppercase() if column in dataset.uppered else pl.col(column)).fill_null(text)
+            for column, text in sorted(named.items())
+        ),
+    ]
     schema = {**dataset.schema, "_line": pl.Int64()}
     rejected_rows = Spool(out / "rejected.parquet", REJECTED_SCHEMA)
     rejected: Counter[str] = Counter()
@@ -148,7 +214,7 @@ def _write(
         if chunk.rejected.height:
             rejected.update(dict(chunk.rejected["rule"].value_counts().iter_rows()))
             rejected_rows.add(chunk.rejected)
-        rows = chunk.rows.with_columns(_part=(pl.col("_record") + records) // rows_per_part + 1)
+        rows = chunk.rows.with_columns(*filled, _part=(pl.col("_record") + records) // rows_per_part + 1)
         records += chunk.records
         if max_rows is not None and records > max_rows:
             raise RejectedInput("too_many_rows", f"the source has more than {max_rows} records", max_rows=max_rows)

@@ -5,7 +5,7 @@ A module of this package that has a `FORMAT` is a format; there is nothing else 
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +48,19 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How one file is read, where its format leaves that open."""
+
+    options: Mapping[str, str]
+    """All that its rows depend on besides its bytes."""
+    told_by: Mapping[str, str]
+    """Who said each option: `upload`, `dataset`, `content`; `default` where nobody did; `unused` where it does not
+    matter."""
+    ignored: Sequence[str] = ()
+    """Columns of the file that the dataset does not have."""
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """A source format. Which datasets it gives is said by the datasets' own files."""
 
@@ -57,6 +70,11 @@ class Format:
     """Whether the content is surely of this format."""
     read: Callable[[Path, Dataset], Iterator[Chunk]]
     """The records of an unpacked file, in bounded memory. RejectedInput where the whole file is no good."""
+    survey: Callable[[Path, Dataset, Mapping[str, str]], Reading] | None = None
+    """For a format that can be read in several ways: which one this unpacked file needs. What is asked for, as in
+    `csv_options`, comes before what the file tells."""
+    read_as: Callable[[Path, Dataset, Reading], Iterator[Chunk]] | None = None
+    """Beside `survey`: `read` by what it found."""
 
 
 def load_formats() -> Mapping[str, Format]:

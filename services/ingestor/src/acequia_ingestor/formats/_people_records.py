@@ -1,0 +1,168 @@
+"""Lines into records: quotes as people and their programs set them, with separators and line breaks inside.
+
+A quote opens a field only where a field begins, and closes it only before a separator or the line's end: the inch of
+`TP 3 1/2" EUE` is text in either place. Over line breaks only what a program quoted is believed (each quote within is
+doubled, the record has as many fields as the header, it is at most MAX_RECORD_LINES long): a quote that somebody forgot
+to close costs its own line, and the lines behind it are read as ever.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from acequia_ingestor.formats._lines import MAX_LINE_BYTES
+
+MAX_RECORD_LINES = 100
+OPEN_QUOTE = "open_quote"
+OPEN_QUOTE_REASON = f"a quote begins in this line that ends neither here nor, rightly, in the next {MAX_RECORD_LINES}"
+_ALL_DOUBLED = re.compile(r'(?:[^"]++|"")*+\Z')
+_IN_RUST = {"\t": r"\t", "|": r"\|"}
+
+
+class Quotes:
+    """How fields stand in quotes where `separator` is between them."""
+
+    def __init__(self, separator: str) -> None:
+        self.separator = separator
+        s = re.escape(separator)
+        body = rf'((?:[^"]++|""|"(?! *(?:{s}|\Z)))*+)" *({s}|\Z)'
+        self._field = re.compile(rf' *"{body}|(?! *")([^{s}]*)({s}|\Z)')
+        self._rest = re.compile(rf'((?:[^"]++|"")*+)" *({s}|\Z)')
+        s = _IN_RUST.get(separator, separator)
+        one = rf'(?: *"[^"{s}]*" *|[^"{s}]*)'
+        self.neat = rf"^{one}(?:{s}{one})*$"
+        """Matches lines in which a quote does nothing: without them all they are the same fields."""
+
+    def fields(self, lines: Sequence[str]) -> tuple[list[str], int] | None:
+        """The fields of the record that begins with `lines[0]`, and how many lines it has. None where `lines` end
+        first, where it grows beyond a line's limit, or a quote in a field of several lines is not doubled."""
+        fields: list[str] = []
+        open_: list[str] | None = None
+        size = 0
+        for number, line in enumerate(lines, start=1):
+            at = 0
+            if (size := size + len(line)) > MAX_LINE_BYTES:
+                return None
+            if open_ is not None:
+                if (rest := self._rest.match(line)) is None:
+                    if _ALL_DOUBLED.match(line) is None:
+                        return None
+                    open_.append(line)
+                    continue
+                fields.append(_text("\n".join([*open_, rest[1]])))
+                open_ = None
+                if not rest[2]:
+                    return fields, number
+                at = rest.end()
+            while True:
+                if (field := self._field.match(line, at)) is None:
+                    open_ = [line[line.index('"', at) + 1 :]]
+                    if _ALL_DOUBLED.match(open_[0]) is None:
+                        return None
+                    break
+                fields.append(_text(field[1]) if field[1] is not None else field[3])
+                if not (field[2] or field[4]):
+                    return fields, number
+                at = field.end()
+        return None
+
+
+def _text(quoted: str) -> str:
+    return quoted.replace('""', '"')
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """`frame`: `_line`, `line` (of several lines: all of them), `fault`, and `at` (Int64): where its fields stand in
+    `fields`, null for a line whose quotes do nothing."""
+
+    frame: pl.DataFrame
+    fields: Sequence[Sequence[str]]
+
+
+def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> tuple[Records, pl.DataFrame]:
+    """The records of these lines (`_line`, `line`, `fault`), and the lines that are left for the next call.
+
+    `width`: how many fields a record of several lines has to have, or it is none. `last`: no line comes after these.
+    """
+    line, sound = pl.col("line"), pl.col("fault").is_null()
+    quoted = line.str.contains('"', literal=True) & ~line.str.starts_with("#") & sound
+    odd = (
+        lines.select(quoted.arg_true()).to_series() if lines.select(quoted.any()).item() else pl.Series(dtype=pl.Int64)
+    )
+    if odd.len():
+        odd = odd.filter(~lines["line"].gather(odd).str.contains(quotes.neat))
+    fields: list[Sequence[str]] = []
+    found: list[int] = []
+    joined: dict[int, str] = {}
+    swallowed: list[int] = []
+    broken: list[int] = []
+    beyond = lines.height
+    next_ = 0
+    for at, text in zip(odd.to_list(), lines["line"].gather(odd).to_list(), strict=True):
+        if at < next_:
+            continue
+        record = quotes.fields((text,))
+        if record is None:
+            window = lines.slice(at, MAX_RECORD_LINES)
+            faults = window["fault"].is_not_null().arg_true()
+            texts = window["line"].head(int(faults[0]) if faults.len() else window.height).to_list()
+            record = quotes.fields(texts)
+            goes_on = not last and window.height < MAX_RECORD_LINES and not faults.len()
+            if record is None and goes_on and window["line"].str.len_bytes().sum() <= MAX_LINE_BYTES:
+                beyond = at
+                break
+            if record is None or not fits(record[0], width):
+                broken.append(at)
+                continue
+            joined[at] = "\n".join(texts[: record[1]])
+        next_ = at + record[1]
+        swallowed += range(at + 1, next_)
+        found.append(at)
+        fields.append(record[0])
+    frame = lines.with_columns(at=_scattered(lines.height, found, range(len(found)), pl.Int64()))
+    if broken:
+        faults = _scattered(lines.height, broken, [OPEN_QUOTE] * len(broken), pl.String())
+        frame = frame.with_columns(fault=pl.coalesce("fault", faults))
+    if joined:
+        whole = _scattered(lines.height, list(joined), list(joined.values()), pl.String())
+        frame = frame.with_columns(line=pl.coalesce(whole, "line"))
+    if swallowed:
+        frame = frame.filter(~pl.int_range(pl.len()).is_in(pl.Series(swallowed, dtype=pl.Int64).implode()))
+        frame = frame.filter(pl.col("_line") < lines["_line"][beyond]) if beyond < lines.height else frame
+    else:
+        frame = frame.head(beyond)
+    return Records(frame, fields), lines.slice(beyond)
+
+
+def _scattered(height: int, at: Sequence[int], values: Sequence[object], dtype: pl.DataType) -> pl.Series:
+    """`values` at these places, null elsewhere."""
+    empty = pl.repeat(None, height, dtype=dtype, eager=True)
+    return empty.scatter(list(at), pl.Series(values, dtype=dtype)) if at else empty
+
+
+def fits(fields: Sequence[str], width: int) -> bool:
+    """Whether the record has `width` fields; further ones may be there if there is nothing in them."""
+    return len(fields) >= width and not any(map(str.strip, fields[width:]))
+
+
+def split_plain(lines: pl.DataFrame, separator: str, width: int) -> tuple[pl.DataFrame, pl.Series]:
+    """Lines whose quotes do nothing, as texts `0` .. `width-1`, and how many fields each has (Int64).
+
+    Separators at the end with nothing behind them do not count, where they are more than `width` needs.
+    """
+    text = pl.col("line").str.replace_all('"', "", literal=True)
+    mark = _IN_RUST.get(separator, separator)
+    lines = lines.select(text.alias("line"))
+    count = pl.col("line").str.count_matches(separator, literal=True).cast(pl.Int64) + 1
+    if lines.select((count > width).any()).item():
+        bare = pl.col("line").str.replace(rf"(?:{mark}\s*)+$", "")
+        left = bare.str.count_matches(separator, literal=True).cast(pl.Int64) + 1
+        # what is short of separators then has them in `width`: only their number matters here
+        spare = bare + pl.lit(separator * (width - 1)).str.head(width - left)
+        lines = lines.with_columns(line=pl.when((count > width) & (left <= width)).then(spare).otherwise("line"))
+    counts = lines.select(count.alias("n"))["n"]
+    texts = lines.select(pl.col("line").str.split_exact(separator, width - 1).alias("f")).unnest("f")
+    return texts.rename({f"field_{n}": str(n) for n in range(width)}), counts
