@@ -25,6 +25,8 @@ SCHEMA_VERSION = 1
 META_RUN_ID = "acequia-run-id"
 META_DATASET = "acequia-dataset"
 META_FORMAT = "acequia-format"
+META_CSV = "acequia-csv"
+"""On a file in LANDING: how it is to be read, as `separator=;,decimal=,`."""
 META_STAGE_VERSION = "acequia-stage-version"
 META_ROWS = "acequia-rows"
 META_TIME_MIN = "acequia-time-min"
@@ -166,6 +168,14 @@ class SourceRequest(Frozen):
     kind: str
 
 
+class Scheduled(Frozen):
+    """The schedule that a command came from."""
+
+    name: str
+    due: datetime | None
+    """The time it was fired for. None: somebody fired it by hand."""
+
+
 class IngestionCommand(Frozen):
     """What to ingest and how. Durable in LEDGER before it is answered."""
 
@@ -178,6 +188,7 @@ class IngestionCommand(Frozen):
     """sha256 of dataset and source: tells the same request from another under one Idempotency-Key."""
     rows_per_part: int = 1_000_000
     """Pinned at acceptance: who carries the command out later writes the same parts."""
+    schedule: Scheduled | None = None
     traceparent: str | None = None
 
 

@@ -20,6 +20,7 @@ from acequia.app import Problem, problem_responses
 from acequia.datasets import Dataset
 from acequia.errors import RejectedInput, TransientFailure
 from acequia.events import (
+    META_CSV,
     META_DATASET,
     META_FORMAT,
     META_RUN_ID,
@@ -32,6 +33,7 @@ from acequia.events import (
 from acequia.layers import NAMESPACE, UNKNOWN_DATASET, Layer, check_key, command_key, done_key
 from acequia.ports import ObjectInfo
 from acequia.runner import Workshop, sha256_of
+from acequia_ingestor.csv_options import as_text, read_csv_options
 from acequia_ingestor.formats import Format
 from acequia_ingestor.settings import IngestorSettings
 from acequia_ingestor.sources import AskedFor, load_sources
@@ -178,7 +180,7 @@ class Acceptance:
         ]
 
     async def _must_be_the_same(
-        self, run_id: UUID, key: str, chunks: AsyncIterator[bytes], format: str | None
+        self, run_id: UUID, key: str, chunks: AsyncIterator[bytes], options: Mapping[str, str]
     ) -> ObjectInfo | None:
         """The file that was uploaded under `run_id` before, if it is this one; a Problem where it is another."""
         store = self.workshop.store
@@ -188,7 +190,7 @@ class Acceptance:
         if not (before := await self._uploads(run_id)):
             return None
         info = await store.head(Layer.LANDING, key)
-        if info is None or info.metadata.get(META_FORMAT) != format:
+        if info is None or any(info.metadata.get(name) != options.get(name) for name in (META_FORMAT, META_CSV)):
             raise _reused(run_id)
         digest, size = hashlib.sha256(), 0
         async for chunk in chunks:
@@ -208,6 +210,7 @@ class Acceptance:
         *,
         dataset: str | None,
         format: str | None,
+        csv: str | None = None,
         run_id: UUID,
         traceparent: str | None,
         keyed: bool = True,
@@ -232,6 +235,16 @@ class Acceptance:
                 f"No format is named {format!r}. There is: {', '.join(self.formats)}.",
                 allowed=list(self.formats),
             )
+        try:
+            how = as_text(read_csv_options(csv)) if csv else None
+        except RejectedInput as rejected:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "bad csv options", rejected.reason, **rejected.details
+            ) from rejected
+        if how and format is not None and self.formats[format].survey is None:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "bad csv options", f"{format} is read in one way: it takes no options."
+            )
         key = f"{dataset or DETECT}/uploads/{run_id}/{name}"
         try:
             if "/" in name:
@@ -242,8 +255,9 @@ class Acceptance:
         metadata = {META_RUN_ID: str(run_id)}
         metadata |= {META_DATASET: dataset} if dataset else {}
         metadata |= {META_FORMAT: format} if format else {}
+        metadata |= {META_CSV: how} if how else {}
         metadata |= {META_TRACEPARENT: traceparent} if traceparent else {}
-        standing = await self._must_be_the_same(run_id, key, chunks, format) if keyed else None
+        standing = await self._must_be_the_same(run_id, key, chunks, metadata) if keyed else None
         info = standing or await self.workshop.store.upload(
             Layer.LANDING, key, chunks, metadata=metadata, content_type="application/octet-stream"
         )
@@ -364,6 +378,13 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
         name: Annotated[str, Path(description="The file's name; gzip and bzip2 are unpacked", min_length=1)],
         dataset: Annotated[str | None, Query(description="Dataset; detected if left out")] = None,
         format: Annotated[str | None, Query(description="Format; detected by content if left out")] = None,
+        csv: Annotated[
+            str | None,
+            Query(
+                description="How a CSV file that people made is read, where its content is not to tell: "
+                "separator=;,decimal=,,dates=dmy,encoding=latin-1,timezone=America/Mexico_City"
+            ),
+        ] = None,
         idempotency_key: IdempotencyKey = None,
         traceparent: Traceparent = None,
     ) -> Accepted:
@@ -375,6 +396,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
             bounded(request.stream(), settings.max_upload_bytes),
             dataset=dataset,
             format=format,
+            csv=csv,
             run_id=run_id,
             traceparent=valid_traceparent(traceparent),
             keyed=bool(idempotency_key),
@@ -400,6 +422,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
                 "columns": {name: str(dtype) for name, dtype in d.schema.items()},
                 "formats": list(d.formats),
                 "patterns": list(d.patterns),
+                "spellings": {name: list(d.spellings[name]) for name in d.schema if name in d.spellings},
                 "synthetic": d.synthetic,
             }
             for d in acceptance.workshop.registry.values()

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from uuid import UUID
 from acequia.acceptance import COMMAND, accepted_command, accepted_record
 from acequia.errors import InputGone, RejectedInput, TransientFailure
 from acequia.events import (
+    META_CSV,
     META_DATASET,
     META_FORMAT,
     META_HELD,
@@ -58,8 +59,16 @@ from acequia.ports import Delivery, ObjectInfo, Settlement
 from acequia.runner import JSON, PARQUET, Variants, Workshop, in_thread, info_record, publish_note, settle, sha256_of
 from acequia.work import variant_of
 from acequia_ingestor.detect import choose_dataset, read_head, resolve_format
-from acequia_ingestor.formats import Format
-from acequia_ingestor.parse import NoRows, Parsed, ParseOptions, parse_file, write_drawn
+from acequia_ingestor.formats import Format, Reading
+from acequia_ingestor.parse import (
+    NoRows,
+    Parsed,
+    ParseOptions,
+    parse_file,
+    survey_file,
+    told_by_name,
+    write_drawn,
+)
 from acequia_ingestor.settings import IngestorSettings
 from acequia_ingestor.sources import load_sources, read_request
 
@@ -95,6 +104,7 @@ class Claim:
     origin: Origin
     rows_per_part: int
     format: str
+    reading: Reading | None = None
 
     @property
     def stem(self) -> Stem:
@@ -116,16 +126,19 @@ class Claim:
             "inputs": [i.model_dump(mode="json", exclude_none=True) for i in origin.inputs],
             "traceparent": origin.traceparent,
             "imported": origin.imported,
+            "reading": asdict(self.reading) if self.reading else None,
         }
 
     @classmethod
     def parse(cls, body: bytes) -> "Claim":
         document = json.loads(body)
+        reading = document.get("reading")
         return cls(
             dataset=document["dataset"],
             digest=document["digest"],
             format=document["format"],
             rows_per_part=document["rows_per_part"],
+            reading=Reading(**reading) if reading else None,
             origin=Origin(
                 done_id=UUID(document["done_id"]),
                 run_id=UUID(document["run_id"]),
@@ -137,6 +150,15 @@ class Claim:
                 imported=document.get("imported"),
             ),
         )
+
+
+def _as_parameters(reading: Reading | None) -> dict[str, Any]:
+    """What people are told of how a file was read."""
+    if reading is None:
+        return {}
+    ignored = [name[:100] for name in reading.ignored[:50]]
+    more = {"columns_ignored": ignored} if ignored else {}
+    return {"csv": dict(reading.options), "csv_told_by": dict(reading.told_by), **more}
 
 
 class Ingestor:
@@ -266,18 +288,45 @@ class Ingestor:
             accepted = self._accept_file(origin, UNKNOWN_DATASET, parameters)
             await self.workshop.publish(accepted)
             return await self._reject(origin, stem, rejected, parameters, accepted, started, {})
-        return await self.take_in(origin, source, folder, dataset, format, started)
+        asked = info.metadata.get(META_CSV)
+        return await self.take_in(origin, source, folder, dataset, format, started, asked=asked)
 
     async def take_in(
-        self, origin: Origin, source: Path, folder: Path, dataset: str, format: str, started: datetime
+        self,
+        origin: Origin,
+        source: Path,
+        folder: Path,
+        dataset: str,
+        format: str,
+        started: datetime,
+        *,
+        asked: str | None = None,
     ) -> AuditRecord:
-        """The record of the one outcome of a file whose dataset and format are known: its content becomes RAW once."""
+        """The record of the one outcome of a file whose dataset and format are known: its content becomes RAW once.
+
+        `asked`: how it is to be read, as `csv_options` has it.
+        """
         parameters: dict[str, Any] = {"file": origin.file_name}
         accepted = self._accept_file(origin, dataset, parameters)
+        reading = None
+        if asked or self.formats[format].survey:
+            try:
+                reading = await in_thread(self._survey, source, folder, dataset, format, asked)
+            except RejectedInput as rejected:
+                stem = Stem(dataset, origin.at, origin.done_id.hex[:16])
+                await self.workshop.publish(accepted)
+                return await self._reject(origin, stem, rejected, parameters, accepted, started, {})
+        parameters |= _as_parameters(reading)
         content, _ = await asyncio.gather(asyncio.to_thread(sha256_of, source), self.workshop.publish(accepted))
-        digest = ParseOptions(dataset, format).claim_digest(content)
+        options = ParseOptions(
+            dataset,
+            format,
+            csv=dict(reading.options) if reading else {},
+            named=told_by_name(origin.file_name or "", self.workshop.registry[dataset]),
+        )
+        digest = options.claim_digest(content)
         claim = await self._claim(
-            Claim(dataset, digest, origin, rows_per_part=self.settings.rows_per_part, format=format)
+            Claim(dataset, digest, origin, rows_per_part=self.settings.rows_per_part, format=format, reading=reading)
         )
         self.workshop.at(f"{STAGE}.after_claim")
         if claim.origin.done_id == origin.done_id:
@@ -295,6 +344,18 @@ class Ingestor:
         head = read_head(source, name)
         dataset = choose_dataset(wanted_dataset, key, head, self.workshop.registry, self.formats)
         return dataset.name, resolve_format(source, name, dataset, wanted_format)
+
+    def _survey(self, source: Path, folder: Path, dataset: str, format: str, asked: str | None) -> Reading | None:
+        settings = self.settings
+        return survey_file(
+            source,
+            self.workshop.registry[dataset],
+            format,
+            asked,
+            folder / "surveyed",
+            max_ratio=settings.max_ratio,
+            max_bytes=settings.max_unpacked_bytes,
+        )
 
     def _accept_file(self, origin: Origin, dataset: str, parameters: Mapping[str, Any]) -> AuditRecord:
         return accepted_record(
@@ -322,7 +383,8 @@ class Ingestor:
     ) -> AuditRecord:
         """Write what the claim's owner lacks; the owner's record."""
         settings = self.settings
-        parameters = {"file": claim.origin.file_name, "rows_per_part": claim.rows_per_part}
+        parameters: dict[str, Any] = {"file": claim.origin.file_name, "rows_per_part": claim.rows_per_part}
+        parameters |= _as_parameters(claim.reading)
         if claim.origin.run_id != accepted.run_id:
             accepted = self._accept_file(claim.origin, claim.dataset, parameters)
         try:
@@ -336,6 +398,7 @@ class Ingestor:
                 rows_per_part=claim.rows_per_part,
                 max_ratio=settings.max_ratio,
                 max_bytes=settings.max_unpacked_bytes,
+                reading=claim.reading,
             )
             self.workshop.at(f"{STAGE}.after_process")
             return await self._finish(claim.origin, claim.stem, parsed, parameters, accepted, started, {})
