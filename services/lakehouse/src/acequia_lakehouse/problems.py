@@ -48,9 +48,9 @@ def _named(error: Exception) -> AcequiaError | None:
 def _of_database(error: sqlalchemy.exc.DBAPIError) -> AcequiaError:
     state = str(getattr(error.orig, "sqlstate", None) or "")
     said = _said(error)
-    if state.startswith(("28", "42501", "3D", "3F")):
+    if state.startswith(("28", "3D", "3F")):
         return ConfigurationError(f"ACEQUIA_LAKEHOUSE_CATALOG_URI: {said}")
-    if state.startswith("42P01") or "no such table" in said:
+    if state.startswith(("42P01", "42501")) or "no such table" in said:
         return ConfigurationError(
             f"the catalog's tables are missing and may not be made by this role: {said}",
             mend="python -m acequia_lakehouse prepare",

@@ -39,6 +39,17 @@ class LakehouseSettings(BaseSettings):
         float, Field(ge=0, description="Seconds between two rounds of maintenance; 0: only when it is asked for")
     ] = 3600.0
     keep_snapshots: Annotated[float, Field(ge=0, description="Seconds for which a snapshot can be read")] = 604_800.0
+    most_snapshots: Annotated[int, Field(ge=1, description="Snapshots of a table, at most")] = 500
     compact_files: Annotated[
         int, Field(ge=2, description="A table with so many small files, or more, is compacted")
     ] = 32
+
+
+class OwnerSettings(BaseSettings):
+    """The role that makes the catalog's database and role. Only `prepare` needs it."""
+
+    model_config = SettingsConfigDict(env_prefix="ACEQUIA_LAKEHOUSE_OWNER_", extra="ignore")
+
+    uri: Annotated[
+        SecretStr, Field(description="postgresql://user:password@host/database of a role that may make both")
+    ]
