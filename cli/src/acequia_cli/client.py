@@ -67,6 +67,42 @@ class Api:
         )
         return str(answer["run_id"])
 
+    async def import_file(
+        self,
+        path: Path,
+        *,
+        name: str,
+        uri: str,
+        etag: str,
+        at: str,
+        dataset: str,
+        listed: Document | None,
+        dry_run: bool,
+    ) -> Document:
+        """Have a file of a predecessor's taken over; what became of it."""
+        size = path.stat().st_size
+        asked = _given(
+            uri=uri, etag=etag, at=at, dataset=dataset, listed=json.dumps(listed) if listed else None, dry_run=dry_run
+        )
+        return dict(
+            await self._ask(
+                "PUT",
+                f"/imports/files/{quote(name, safe='')}",
+                params=asked,
+                headers={"Content-Length": str(size)},
+                content=_chunks(path, size, None),
+                timeout=UPLOAD_TIMEOUT,
+            )
+        )
+
+    async def import_rows(self, asked: Document) -> Document:
+        """Have rows of a predecessor's list taken over; how many were new."""
+        return dict(await self._ask("POST", "/imports/rows", json=asked, timeout=LONG))
+
+    async def imports_known(self, objects: list[Document]) -> list[bool]:
+        """Which objects were taken over already."""
+        return list((await self._ask("POST", "/imports/known", json={"objects": objects}, timeout=LONG))["known"])
+
     async def run(self, run_id: str) -> Document:
         """What happened to a run so far. ServerAway where nobody can tell just now."""
         return dict(await self._ask("GET", f"/ingestions/{run_id}"))

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from acequia_cli.connection import Where
+    from acequia_cli.stored import Chosen
 
 app = typer.Typer(
     name="acequia",
@@ -23,6 +24,20 @@ app.add_typer(ingest, name="ingest", help="Bring events in, and wait until they 
 dlq = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(audit, name="audit", help="Look after the audit database.")
 app.add_typer(dlq, name="dlq", help="Dead letters: work that failed on every retry. See it, replay it, discard it.")
+warehouse = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(warehouse, name="warehouse", help="All tables in a DuckDB file, for other programs.")
+lake = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(lake, name="lake", help="The lakehouse's tables: see them, keep them in order.")
+
+
+class QueryFormat(StrEnum):
+    """How a query's rows are written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    NDJSON = "ndjson"
+    PARQUET = "parquet"
 
 
 class ReadLayer(StrEnum):
@@ -97,13 +112,32 @@ HiddenRows = Annotated[int | None, typer.Option("--filas", min=1, hidden=True)]
 HiddenSeed = Annotated[int | None, typer.Option("--semilla", min=0, hidden=True)]
 HiddenFile = Annotated[Path | None, typer.Option("--archivo", hidden=True)]
 
+AnyData = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="ACEQUIA_DATA", metavar="DIR", help="Folder of the embedded installation."),
+]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option("--env-file", metavar="FILE", help="Settings, as in .env.example; the environment comes first."),
+]
+Memory = Annotated[
+    str, typer.Option("--memory-limit", metavar="SIZE", help="Memory to use: 2GB, 50%. What needs more uses disk.")
+]
+
 DEFAULT_DATA = Path(".acequia")
+DEFAULT_MEMORY = "50%"
 
 
 def _where(data: Path, url: str | None) -> "Where":
     from acequia_cli.connection import Where  # noqa: PLC0415
 
     return Where(data, url or None)
+
+
+def _chosen(data: Path | None, url: str | None, env_file: Path | None) -> "Chosen":
+    from acequia_cli.stored import Chosen  # noqa: PLC0415
+
+    return Chosen(data, url or None, env_file, DEFAULT_DATA)
 
 
 def _carry_out(command: Any, as_json: bool) -> None:
@@ -414,6 +448,77 @@ def replay(
     )
 
 
+@app.command("import")
+def import_(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE...", help="Folders, files, s3://bucket/prefix (MINIO_* name its server)."),
+    ] = None,
+    dataset: Annotated[str, typer.Option("--dataset", help="`acequia datasets` lists them.")] = "network_events",
+    pattern: Annotated[
+        str | None, typer.Option("--pattern", help="Names of the files that are meant. Default: '<dataset>_*.parquet'.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also what lies below folders.")] = False,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            envvar="ACEQUIA_IMPORT_DATABASE",
+            metavar="URL",
+            help="Where the predecessors' list lies: postgresql://user:password@host/database.",
+        ),
+    ] = None,
+    table: Annotated[str, typer.Option("--table", help="That list; with its schema if need be.")] = "ingestion_events",
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="NAME=COLUMN,...", help="Columns of the list that are called otherwise."),
+    ] = None,
+    timezone: Annotated[str, typer.Option("--timezone", help="Of times that name no zone.")] = "UTC",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be taken over.")] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Have it worked on at once, behind the live work.")] = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+    patron: Annotated[str | None, typer.Option("--patron", hidden=True)] = None,
+    recursivo: Annotated[bool, typer.Option("--recursivo", hidden=True)] = False,
+    base_datos: Annotated[str | None, typer.Option("--base-datos", hidden=True)] = None,
+    tabla: Annotated[str | None, typer.Option("--tabla", hidden=True)] = None,
+    columnas: Annotated[str | None, typer.Option("--columnas", hidden=True)] = None,
+    zona_horaria: Annotated[str | None, typer.Option("--zona-horaria", hidden=True)] = None,
+    simular: Annotated[bool, typer.Option("--simular", hidden=True)] = False,
+    procesar: Annotated[bool, typer.Option("--procesar", hidden=True)] = False,
+) -> None:
+    """Take over what a predecessor ingested: its files and the list it kept of them. No run is started.
+
+    Files become RAW objects, known to runs, trace and the view ingestion_events, and are held back until
+    `acequia replay --layer raw --only-missing` lets them be worked on. Asked again, it takes what is new.
+    What can't be read is told and left alone: exit code 1.
+
+    Examples:
+    acequia import s3://cybersec-ml --database postgresql://reader:secret@db/ml --dry-run
+    acequia import s3://cybersec-ml/old/ --url http://127.0.0.1:8000
+    acequia import backup/ --pattern 'network_events_*.parquet' --replay
+    """
+    from acequia_cli.takeover import Import  # noqa: PLC0415
+
+    _carry_out(
+        Import(
+            _where(data, url),
+            sources=tuple(sources or ()),
+            dataset=dataset,
+            pattern=patron or pattern,
+            recursive=recursive or recursivo,
+            database=base_datos or database,
+            table=tabla or table,
+            columns=columnas or columns,
+            zone=zona_horaria or timezone,
+            dry_run=dry_run or simular,
+            replay=replay or procesar,
+        ),
+        as_json,
+    )
+
+
 @dlq.command("list")
 def dlq_list(
     stage: Stage = None,
@@ -538,6 +643,49 @@ def audit_rebuild(
     from acequia_cli.commands import RebuildAudit  # noqa: PLC0415
 
     _carry_out(RebuildAudit(_where(data, url)), as_json)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One query; - reads it from standard input.")],
+    format: Annotated[
+        QueryFormat | None,
+        typer.Option("--format", case_sensitive=False, help="Default: what --output ends in, else a table."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the rows there, all or none.")
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="SNAPSHOT|TIME", help="As it was: a snapshot's id, 2026-11-01T12:30Z, or 7d."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=100_000, help="Rows of a table, at most.")] = 100,
+    memory: Memory = DEFAULT_MEMORY,
+    env_file: EnvFile = None,
+    data: AnyData = None,
+    url: Url = None,
+    formato: Annotated[QueryFormat | None, typer.Option("--formato", case_sensitive=False, hidden=True)] = None,
+    salida: Annotated[Path | None, typer.Option("--salida", hidden=True)] = None,
+    filas: HiddenRows = None,
+) -> None:
+    """Ask in SQL what lies in the store, also while ingestion goes on. Nothing is locked, and nothing is changed.
+
+    bronze.<dataset> is RAW, silver.<dataset> the lakehouse's table; SHOW ALL TABLES lists them. It reads the folder in
+    --data, or the servers whose settings (MINIO_*, ACEQUIA_LAKEHOUSE_*) are in the environment or in --env-file.
+
+    Examples:
+    acequia query "select protocol, count(*) from bronze.network_events group by all"
+    acequia query "from silver.network_events" --output events.parquet
+    acequia query "select * from silver.accounts" --as-of 2026-11-01T06:00Z --format csv
+    acequia query - --env-file .env < report.sql
+    """
+    from acequia_cli.query import Format, Query  # noqa: PLC0415
+
+    meant = formato or format
+    form = Format(meant.value) if meant else None
+    _carry_out(
+        Query(_chosen(data, url, env_file), sql, form, salida or output, as_of, filas or rows, memory), as_json=False
+    )
 
 
 @app.command()
