@@ -1,0 +1,295 @@
+"""The objects that a query reads: as they were listed when it began, for DuckDB to read and nothing else.
+
+An installation is reached in its folder, also while `acequia up` owns it (its objects never change, so nothing is
+locked), or in the servers' object store. DuckDB is given no file system but `SnapshotFiles`, which knows the listed
+objects only and never writes.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+from dotenv import dotenv_values
+from fsspec.spec import AbstractFileSystem
+from pyarrow import fs as arrow_fs
+from pyiceberg.catalog import Catalog
+
+from acequia.adapters.minio import MinioStore
+from acequia.errors import ConfigurationError
+from acequia.layers import Layer, Name
+from acequia.settings import AcequiaSettings, MinioSettings, load
+from acequia_cli.complaints import WrongUse
+from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog
+from acequia_lakehouse.settings import LakehouseSettings
+
+PROTOCOL = "acequia"
+NAMED = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+"""What says where the servers' object store is."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that a query may read."""
+
+    size: int
+    open: Callable[[], "pa.NativeFile"]
+    """For reading at any place; FileNotFoundError where it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """An object of RAW as it was listed."""
+
+    name: Name
+    modified: datetime
+    file: StoredFile
+
+
+class Installation(Protocol):
+    """Where a query reads. Its methods block, but `raw`."""
+
+    settings: AcequiaSettings
+
+    async def raw(self, dataset: str) -> list[RawObject]:
+        """The dataset's objects in RAW now, the oldest first."""
+        ...
+
+    def catalog(self) -> Catalog | None:
+        """Of the lakehouse's tables; None where none was ever made."""
+        ...
+
+    def namespace(self) -> str:
+        """Of the lakehouse's tables in the catalog."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the person named, to find an installation's objects."""
+
+    data: Path | None
+    """None: no folder was named."""
+    url: str | None
+    env_file: Path | None
+    default: Path
+
+
+@asynccontextmanager
+async def reached(chosen: Chosen) -> AsyncIterator[Installation]:
+    """The folder that was named, else the servers whose settings are there, else the default folder.
+
+    Raises WrongUse where there is no installation, and where a URL stands alone: no object is read over HTTP.
+    """
+    if chosen.env_file is not None and not chosen.env_file.is_file():
+        raise WrongUse(f"{chosen.env_file}: no such file")
+    file = dotenv_values(chosen.env_file) if chosen.env_file is not None else {}
+    every = {name.upper(): value for name, value in (file | os.environ).items()}
+    servers = any(every.get(name) for name in NAMED)
+    if chosen.url and not servers:
+        raise WrongUse(
+            f"a query reads the objects themselves, and {chosen.url} does not hand them out: set {', '.join(NAMED)} "
+            "and ACEQUIA_LAKEHOUSE_CATALOG_URI as the services have them, or name their file with --env-file .env"
+        )
+    settings = load(AcequiaSettings, _env_file=chosen.env_file)
+    if servers and (chosen.data is None or chosen.url):
+        minio = load(MinioSettings, _env_file=chosen.env_file)
+        async with await MinioStore.open(minio, settings.buckets) as store:
+            yield Servers(settings, minio, store, chosen.env_file)
+        return
+    data = chosen.data or chosen.default
+    if not (data / "store").is_dir():
+        raise WrongUse(
+            f"there is no installation in {data} yet: try `acequia demo`, name one with --data, or set "
+            f"{', '.join(NAMED)} for servers"
+        )
+    yield Folder(settings, data.resolve(), chosen.env_file)
+
+
+class Folder:
+    """An embedded installation. Nothing of it is locked or changed."""
+
+    def __init__(self, settings: AcequiaSettings, data: Path, env_file: Path | None) -> None:
+        self.settings = settings
+        self._data = data
+        self._env_file = env_file
+
+    async def raw(self, dataset: str) -> list[RawObject]:
+        return await asyncio.to_thread(lambda: sorted(self._walk(dataset), key=lambda o: str(o.name.stem)))
+
+    def _walk(self, dataset: str) -> Iterator[RawObject]:
+        bucket = self._data / "store" / self.settings.buckets.of(Layer.RAW)
+        for day in _entries(bucket / dataset):
+            for path in _entries(day):
+                name = Name.of_key(path.relative_to(bucket).as_posix())
+                if name is None or name.variant is not None or name.stem.dataset != dataset:
+                    continue
+                try:
+                    about = path.stat()
+                except FileNotFoundError:
+                    continue  # it went meanwhile
+                file = StoredFile(about.st_size, partial(pa.OSFile, str(path)))
+                yield RawObject(name, datetime.fromtimestamp(about.st_mtime, UTC), file)
+
+    def catalog(self) -> Catalog | None:
+        lakehouse = load(LakehouseSettings, _env_file=self._env_file)
+        named = lakehouse.catalog != "sql" or lakehouse.catalog_uri.get_secret_value()
+        if not named and not (self._data / "lake" / CATALOG_FILE).is_file():
+            return None
+        return open_catalog(lakehouse, Place.in_folder(self._data, self.settings.buckets))
+
+    def namespace(self) -> str:
+        return load(LakehouseSettings, _env_file=self._env_file).namespace
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+class Servers:
+    """The services' object store, and the catalog of the lakehouse."""
+
+    def __init__(
+        self, settings: AcequiaSettings, minio: MinioSettings, store: MinioStore, env_file: Path | None
+    ) -> None:
+        self.settings = settings
+        self._minio = minio
+        self._store = store
+        self._env_file = env_file
+        self._files = arrow_fs.S3FileSystem(
+            access_key=minio.access_key,
+            secret_key=minio.secret_key.get_secret_value(),
+            endpoint_override=minio.endpoint,
+            scheme="https" if minio.secure else "http",
+            region=minio.region,
+            connect_timeout=10,
+            request_timeout=60,
+        )
+
+    async def raw(self, dataset: str) -> list[RawObject]:
+        bucket = self.settings.buckets.of(Layer.RAW)
+        found = []
+        async for info in self._store.list_objects(Layer.RAW, f"{dataset}/"):
+            name = Name.of_key(info.key)
+            if name is None or name.variant is not None or name.stem.dataset != dataset:
+                continue
+            file = StoredFile(info.bytes, partial(self._files.open_input_file, f"{bucket}/{info.key}"))
+            found.append(RawObject(name, info.last_modified, file))
+        return found
+
+    def catalog(self) -> Catalog | None:
+        lakehouse = load(LakehouseSettings, _env_file=self._env_file)
+        try:
+            return open_catalog(lakehouse, Place.on_server(self._minio, self.settings.buckets))
+        except ConfigurationError as error:
+            raise WrongUse(f"silver.* is in the lakehouse's catalog. {error}") from error
+
+    def namespace(self) -> str:
+        return load(LakehouseSettings, _env_file=self._env_file).namespace
+
+
+class SnapshotFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """The file system that DuckDB reads by: `acequia://<schema>/<table>/...`, each path one that was listed.
+
+    Every method may be called from several threads at once.
+    """
+
+    protocol = PROTOCOL
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[str, StoredFile] = {}
+        self.gone: str | None = None
+        """A file that was listed and is not there any more."""
+        self.trouble: OSError | None = None
+        """Why a file that is there could not be read."""
+
+    def add(self, place: str, files: Mapping[str, StoredFile]) -> str:
+        """Let `files` be read; the pattern that names them all. `place`: `<schema>/<table>`."""
+        self.files.update({f"{PROTOCOL}://{place}/{path}": file for path, file in files.items()})
+        return f"{PROTOCOL}://{place}/**"
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        if not path.endswith("/**"):
+            return [path] if path in self.files else []
+        return [name for name in self.files if name.startswith(path.removesuffix("**"))]
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "size": self._file(path).size, "type": "file"}
+
+    def modified(self, path: str) -> datetime:
+        """They never change."""
+        self._file(path)
+        return datetime(1970, 1, 1, tzinfo=UTC)
+
+    def open(self, path: str, mode: str = "rb", **_: Any) -> "OpenFile":
+        if mode != "rb":
+            raise PermissionError(f"{path}: objects are only read")
+        return OpenFile(self._opened(path), self._file(path).size, partial(self._failed, path))
+
+    def _opened(self, path: str) -> "pa.NativeFile":
+        try:
+            return self._file(path).open()
+        except FileNotFoundError:
+            self.gone = path
+            raise
+        except OSError as error:
+            self.trouble = error
+            raise
+
+    def _failed(self, path: str, error: OSError) -> None:
+        """It was opened and then could not be read: was it removed, or is it the store?"""
+        self._opened(path).close()
+        self.trouble = error
+
+    def _file(self, path: str) -> StoredFile:
+        try:
+            return self.files[path]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+
+class OpenFile:
+    """A file that several threads read, each at a place of its own: DuckDB seeks and reads in two steps."""
+
+    closed = False
+
+    def __init__(self, file: "pa.NativeFile", size: int, failed: Callable[[OSError], None]) -> None:
+        self._file = file
+        self._size = size
+        self._failed = failed
+        self._at = threading.local()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        self._at.offset = start + offset
+        return start + offset
+
+    def tell(self) -> int:
+        return int(getattr(self._at, "offset", 0))
+
+    def read(self, size: int = -1) -> bytes:
+        offset = self.tell()
+        try:
+            data: bytes = self._file.read_at(self._size - offset if size < 0 else size, offset)
+        except OSError as error:
+            self._failed(error)
+            raise
+        self._at.offset = offset + len(data)
+        return data
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._file.close()
