@@ -47,7 +47,7 @@ def test_content_of_no_known_format_is_refused_with_the_list_of_formats(parse: P
         parse(content, name="mystery.txt")
     assert caught.value.rule == "unknown_format"
     assert "mystery.txt" in caught.value.reason
-    for name in load_formats():
+    for name in network_events.formats:
         assert name in caught.value.reason
 
 
