@@ -42,7 +42,9 @@ def test_the_content_tells_whatever_the_name_says(format: str, name: str, parse:
         b"#separator \\x09\n#path\tdns\n#fields\tts\tid.orig_h\tid.resp_h\tproto\tduration\tconn_state\n",
     ],
 )
-def test_content_of_no_known_format_is_refused_with_the_list_of_formats(parse: Parse, content: bytes) -> None:
+def test_content_of_no_known_format_is_refused_with_the_list_of_formats(
+    parse: Parse, network_events: Dataset, content: bytes
+) -> None:
     with pytest.raises(RejectedInput) as caught:
         parse(content, name="mystery.txt")
     assert caught.value.rule == "unknown_format"
