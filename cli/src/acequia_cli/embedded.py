@@ -22,6 +22,7 @@ from acequia.adapters.sqlite import SqliteBus
 from acequia.app import House, QuietServer, Service, batch_service, make_app, stage_service
 from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError
+from acequia.events import utc_now
 from acequia.runner import At, Workshop, clear_folders, keep_going
 from acequia.settings import AcequiaSettings, load
 from acequia.topology import Topology, topology
@@ -36,8 +37,9 @@ from acequia_evaluator.stage import build_stage as build_evaluator
 from acequia_ingestor.api import AuditorClient, RunReader
 from acequia_ingestor.service import build_ingestor
 from acequia_ingestor.settings import IngestorSettings
-from acequia_reconciler.service import ReconcilerService
-from acequia_reconciler.settings import ReconcilerSettings
+from acequia_reconciler.schedules import Clock
+from acequia_reconciler.service import ReconcilerService, make_scheduler
+from acequia_reconciler.settings import CommandSettings, ReconcilerSettings, ScheduleSettings
 from acequia_trainer.settings import TrainerSettings
 from acequia_trainer.stage import build_stage as build_trainer
 from acequia_transformer.settings import TransformerSettings
@@ -56,8 +58,14 @@ def all_services(
     *,
     concurrency: int,
     gather_quiet: float | None = None,
+    fires: bool = False,
+    clock: Clock = utc_now,
 ) -> list[Service]:
-    """Every service over one workshop, the last of the chain first. No other process is at work on its store."""
+    """Every service over one workshop, the last of the chain first. No other process is at work on its store.
+
+    `fires`: schedules come due by `clock`; else they are there to be looked at, and to be fired by hand.
+    """
+    scheduler = make_scheduler(workshop, load(ScheduleSettings), load(CommandSettings), clock=clock)
     trainer = load(TrainerSettings)
     if gather_quiet is not None:
         trainer = trainer.model_copy(update={"gather_quiet": gather_quiet})
@@ -69,20 +77,31 @@ def all_services(
         stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, concurrency),
         build_ingestor(workshop, load(IngestorSettings), read_run, concurrency=concurrency),
         # what was cut off by the last stop is found at once: the first sweep spares nothing for its youth
-        ReconcilerService(workshop, table, load(ReconcilerSettings), first_grace=0.0),
+        ReconcilerService(workshop, table, load(ReconcilerSettings), scheduler, first_grace=0.0, fires=fires),
     ]
 
 
 class Embedded:
     """All services over a folder. `async with Embedded(folder) as embedded: ...`
 
+    `fires`: for as long as it is open schedules are fired, by `clock`.
     Raises ConfigurationError where another process owns the folder.
     """
 
-    def __init__(self, data: Path, *, gather_quiet: float | None = None, at: At = keep_going) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        gather_quiet: float | None = None,
+        fires: bool = False,
+        clock: Clock = utc_now,
+        at: At = keep_going,
+    ) -> None:
         self.data = data.resolve()
         self.app: FastAPI = make_app("Acequia")
         self._gather_quiet = gather_quiet
+        self._fires = fires
+        self._clock = clock
         self._at = at
         self._house = House("embedded")
         self._house.add_routes(self.app)
@@ -133,7 +152,14 @@ class Embedded:
         )
         self._read_run = AuditorClient(self.client())
         services = all_services(
-            workshop, database, self._read_run, table, concurrency=settings.concurrency, gather_quiet=self._gather_quiet
+            workshop,
+            database,
+            self._read_run,
+            table,
+            concurrency=settings.concurrency,
+            gather_quiet=self._gather_quiet,
+            fires=self._fires,
+            clock=self._clock,
         )
         await self._house.open(self.app, workshop, services)
 
@@ -160,7 +186,7 @@ async def serve_embedded(
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
-    async with Embedded(data) as embedded:
+    async with Embedded(data, fires=True) as embedded:
         config = uvicorn.Config(
             embedded.app,
             host=host,

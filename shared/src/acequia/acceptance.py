@@ -62,12 +62,13 @@ def accepted_record(
 
 
 def accepted_command(command: IngestionCommand, host: str) -> AuditRecord:
+    asked = command.model_dump(mode="json", include={"source", "schedule"}, exclude_none=True)
     return accepted_record(
         run_id=command.run_id,
         dataset=command.dataset,
         at=command.accepted_at,
         host=host,
-        parameters={"source": command.source.model_dump(mode="json")},
+        parameters=asked,
         traceparent=command.traceparent,
     )
 

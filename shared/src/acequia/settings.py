@@ -108,8 +108,9 @@ def check(*kinds: type[BaseSettings]) -> None:
 def _problems(settings: type[BaseSettings], error: ValidationError) -> list[str]:
     prefix = settings.model_config.get("env_prefix", "")
     return [
-        f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg'].lower()}"
+        f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {msg[:1].lower()}{msg[1:]}"
         for problem in error.errors()
+        for msg in (problem["msg"].removeprefix("Value error, "),)
     ]
 
 

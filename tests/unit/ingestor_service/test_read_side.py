@@ -53,7 +53,7 @@ def gone(request: httpx.Request) -> httpx.Response:
     [("auditor", *route) for route in OF_THE_AUDITOR] + [("reconciler", *route) for route in OF_THE_RECONCILER],
 )
 async def test_each_call_reaches_who_answers_it_with_query_and_body(name: str, method: str, path: str):
-    path = path.replace("{run_id}", "7").replace("{id}", "a%20b")
+    path = path.replace("{run_id}", "7").replace("{id}", "a%20b").replace("{name}", "daily")
 
     answer = await ingestor(tell("auditor"), tell("reconciler")).request(
         method, path, params={"stage": "a&b"}, content=b'{"reason": "x"}'

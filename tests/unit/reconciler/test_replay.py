@@ -16,8 +16,8 @@ from acequia.ports import Message
 from acequia.runner import HEADER_STALE, Workshop
 from acequia.topology import READERS, replay_queue
 from acequia_reconciler import replay as module
-from acequia_reconciler.service import ReconcilerService
-from acequia_reconciler.settings import ReconcilerSettings
+from acequia_reconciler.service import ReconcilerService, make_scheduler
+from acequia_reconciler.settings import CommandSettings, ReconcilerSettings, ScheduleSettings
 
 from .conftest import AT, DATASET, TABLE, event_of, landed, put, stem, taken, write, write_plan
 
@@ -32,7 +32,8 @@ def variants() -> Sequence[str]:
 @pytest.fixture
 async def http(workshop: Workshop) -> AsyncIterator[httpx.AsyncClient]:
     app = make_app("test")
-    for router in ReconcilerService(workshop, TABLE, ReconcilerSettings()).routers:
+    scheduler = make_scheduler(workshop, ScheduleSettings(), CommandSettings())
+    for router in ReconcilerService(workshop, TABLE, ReconcilerSettings(), scheduler).routers:
         app.include_router(router)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client

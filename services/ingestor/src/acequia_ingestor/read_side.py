@@ -29,7 +29,13 @@ OF_THE_AUDITOR = (
     ("GET", "/audit/verify"),
     ("GET", "/audit/compare"),
 )
-OF_THE_RECONCILER = (("POST", "/sweep"), ("GET", "/verify"), ("POST", "/replays"))
+OF_THE_RECONCILER = (
+    ("POST", "/sweep"),
+    ("GET", "/verify"),
+    ("POST", "/replays"),
+    ("GET", "/schedules"),
+    ("POST", "/schedules/{name}/fire"),
+)
 LONG = frozenset({"/audit/verify", "/audit/compare", "/verify"})
 """GETs that may read the whole store or the whole database: the answer takes as long as it takes, as a POST's does."""
 _HANDED_ON = ("content-type", "retry-after")

@@ -1,8 +1,9 @@
-"""The reconciler composed: a timer that sweeps, and `POST /sweep`, `GET /verify`, `POST /replays`."""
+"""The reconciler composed: a timer that sweeps, a clock that fires schedules, and what people ask it over HTTP."""
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -10,11 +11,13 @@ from fastapi.responses import StreamingResponse
 
 from acequia.app import NDJSON, Problem, ndjson, problem_responses
 from acequia.errors import TransientFailure
+from acequia.events import utc_now
 from acequia.layers import UNKNOWN_DATASET, Layer
 from acequia.runner import Workshop
 from acequia.topology import READERS, Topology
 from acequia_reconciler.replay import Replay, readers_of, replay
-from acequia_reconciler.settings import ReconcilerSettings
+from acequia_reconciler.schedules import Clock, Scheduler, chosen, load_schedules
+from acequia_reconciler.settings import CommandSettings, ReconcilerSettings, ScheduleSettings
 from acequia_reconciler.sweep import Sweeper
 from acequia_reconciler.verify import verify
 
@@ -25,8 +28,16 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
+def make_scheduler(
+    workshop: Workshop, schedules: ScheduleSettings, commands: CommandSettings, *, clock: Clock = utc_now
+) -> Scheduler:
+    """ConfigurationError where the settings name a schedule that the workshop's datasets do not have."""
+    planned = load_schedules(workshop.registry)
+    return Scheduler(workshop, planned, chosen(schedules.schedules, planned), commands.rows_per_part, clock)
+
+
 class ReconcilerService:
-    """Sweeps at its start and then on a timer."""
+    """Sweeps at its start and then on a timer; fires schedules when they come due, with `fires`."""
 
     name = "reconciler"
 
@@ -35,10 +46,14 @@ class ReconcilerService:
         workshop: Workshop,
         topology: Topology,
         settings: ReconcilerSettings,
+        scheduler: Scheduler,
         *,
         first_grace: float | None = None,
+        fires: bool = True,
     ) -> None:
         self._first_grace = first_grace
+        self._scheduler = scheduler
+        self._fires = fires and bool(scheduler.planned)
         self._workshop = workshop
         self._topology = topology
         self._sweeper = Sweeper(
@@ -49,20 +64,27 @@ class ReconcilerService:
             full_every=settings.full_every,
         )
         self._settings = settings
-        self._life: asyncio.Task[None] | None = None
+        self._lives: list[asyncio.Task[None]] = []
         self.routers: Sequence[APIRouter] = (self._router(),)
 
     async def start(self) -> None:
-        self._life = asyncio.create_task(self._run(), name=self.name)
+        self._lives = [asyncio.create_task(self._run(), name=self.name)]
+        if self._fires:
+            self._lives.append(asyncio.create_task(self._fire_schedules(), name=f"{self.name}: schedules"))
 
     async def stop(self, grace: float) -> None:
-        if self._life is not None:
-            self._life.cancel()
-            await asyncio.gather(self._life, return_exceptions=True)
+        for life in self._lives:
+            life.cancel()
+        await asyncio.gather(*self._lives, return_exceptions=True)
 
     async def check(self) -> None:
-        if self._life is None or self._life.done():
+        if not self._lives or any(life.done() for life in self._lives):
             raise TransientFailure("the reconciler's timer does not run", dependency=self.name)
+
+    async def _fire_schedules(self) -> None:
+        while True:
+            pause = await self._scheduler.tick()
+            await asyncio.sleep(pause)
 
     async def _run(self) -> None:
         first = self._first_grace
@@ -114,6 +136,20 @@ class ReconcilerService:
             """Send objects to their reader once more: `progress`, in a dry run `object`, at last `result`."""
             self._check(asked)
             return ndjson(replay(self._workshop, self._topology, asked))
+
+        @router.get("/schedules", responses=problem_responses(503))
+        async def schedules() -> dict[str, Any]:
+            """Each schedule: when it comes due next, what its last run was, and how many missed times were skipped."""
+            return {"schedules": await self._scheduler.page()}
+
+        @router.post("/schedules/{name}/fire", status_code=HTTPStatus.ACCEPTED, responses=problem_responses(404, 503))
+        async def fire(name: str) -> dict[str, Any]:
+            """Start a run of it now, whatever its times say. 202 means: stored and confirmed."""
+            if name not in (there := self._scheduler.planned):
+                detail = f"No schedule is named {name!r}. There is: {', '.join(there) or 'none'}."
+                raise Problem(HTTPStatus.NOT_FOUND, "unknown schedule", detail, allowed=list(there))
+            command = await self._scheduler.fire(name)
+            return {"run_id": str(command.run_id), "dataset": command.dataset, "status": "ACCEPTED", "schedule": name}
 
         return router
 
