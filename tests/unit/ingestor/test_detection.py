@@ -20,13 +20,46 @@ ZEEK_CSV = (
 )
 ZEEK_TSV = b"#separator \\x09\n#path\tconn\n#fields\t" + ZEEK_CSV.replace(b",", b"\t")
 ZEEK_JSON = b'{"ts":1.5,"id.orig_h":"a","id.resp_h":"b","proto":"tcp","conn_state":"S0"}\n'
-FORMATS = {"canonical_csv": CANONICAL, "zeek_csv": ZEEK_CSV, "zeek_tsv": ZEEK_TSV, "zeek_json": ZEEK_JSON}
+EVE = (
+    b'{"timestamp":"2021-06-06T16:00:00Z","event_type":"flow","src_ip":"a","dest_ip":"b","proto":"TCP",'
+    b'"flow":{"start":"2021-06-06T15:59:46Z","bytes_toserver":3}}\n'
+)
+ARGUS = (
+    b"StartTime,Dur,Proto,SrcAddr,Sport,Dir,DstAddr,Dport,State,TotPkts,TotBytes,SrcBytes,Label\n"
+    b"2011/08/10 09:46:53.047277,0.5,tcp,a,1,   ->,b,2,S_RA,4,276,156,\n"
+)
+NFDUMP = b"ts,te,td,sa,da,sp,dp,pr,flg,ipkt,ibyt,opkt,obyt\n2020-03-01 10:00:01,,0.5,a,b,1,2,TCP,......,1,2,0,0\n"
+UNSW = b"59.166.0.0,1390,149.171.126.6,53,udp,CON,0.001,132,164" + b",0" * 19 + b",1421927414,1421927414" + b",0" * 19
+CIC = (
+    b"Flow ID, Source IP, Source Port, Destination IP, Destination Port, Protocol, Timestamp, Flow Duration,"
+    b" Total Fwd Packets,Total Length of Fwd Packets, Total Length of Bwd Packets, Label\n"
+    b"x,a,1,b,2,6,7/7/2017 3:30,5,1,2,3,BENIGN\n"
+)
+FORMATS = {
+    "canonical_csv": CANONICAL,
+    "zeek_csv": ZEEK_CSV,
+    "zeek_tsv": ZEEK_TSV,
+    "zeek_json": ZEEK_JSON,
+    "suricata_eve": EVE,
+    "argus": ARGUS,
+    "nfdump_csv": NFDUMP,
+    "unsw_nb15_csv": UNSW,
+    "cic_ids2017_csv": CIC,
+}
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", ["conn.log", "network_events.csv", "x.parquet", "x.json", ""])
 def test_the_content_tells_whatever_the_name_says(format: str, name: str, parse: Parse) -> None:
     assert parse(FORMATS[format], name=name).parsed.format == format
+
+
+def test_each_text_format_of_network_events_is_detected_by_itself_alone(network_events: Dataset) -> None:
+    assert {*FORMATS, "canonical_parquet"} == set(network_events.formats)
+    formats = load_formats()
+    for name, content in FORMATS.items():
+        head = Head(content, whole=True)
+        assert [other for other in network_events.formats if formats[other].detect(head, network_events)] == [name]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +84,32 @@ def test_content_of_no_known_format_is_refused_with_the_list_of_formats(
     assert "mystery.txt" in caught.value.reason
     for name in network_events.formats:
         assert name in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (b"0,udp,private,SF,28,0,0,normal,20\n" * 3, "a record of 9 fields without a header that names them"),
+        (b"when;who;whom;how much\n1;2;3;4\n", "a header of 4 columns, not those of any format"),
+        (b'{"event":"flow","from":"a"}\n', "JSON with the keys event, from"),
+        (b"hello\n", "it begins with 'hello'; the formats"),
+    ],
+)
+def test_a_refusal_says_what_was_seen(parse: Parse, content: bytes, seen: str) -> None:
+    with pytest.raises(RejectedInput) as caught:
+        parse(content)
+    assert seen in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eve.json", "eve-2021.json.gz", "capture20110810.binetflow", "x.binetflow.bz2", "nfcapd.202003011000.csv",
+        "nfdump.csv.zst", "UNSW-NB15_1.csv", "Friday-WorkingHours-Morning.pcap_ISCX.csv", "conn.log",
+    ],
+)  # fmt: skip
+def test_the_usual_names_of_sensors_files_tell_the_dataset(name: str) -> None:
+    assert [dataset.name for dataset in load_registry().matching(name)] == ["network_events"]
 
 
 def test_content_that_may_be_two_formats_is_not_guessed_at(parse: Parse) -> None:

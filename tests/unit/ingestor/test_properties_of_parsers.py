@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from acequia_ingestor.parse import NoRows, parse_file
 REGISTRY = load_registry()
 DATASET = REGISTRY["network_events"]
 FORMATS = load_formats()
+ZSTD = zstandard.ZstdCompressor(write_checksum=True)
 QUICK = settings(max_examples=60, deadline=None)
 
 ZEEK_FIELDS = ("ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "duration", "conn_state")
@@ -36,6 +38,13 @@ HEADERS = {
     "zeek_csv": b"ts,id.orig_h,id.orig_p,id.resp_h,id.resp_p,proto,duration,conn_state,orig_ip_bytes",
     "zeek_tsv": b"#separator \\x09\n#path\tconn\n#fields\t" + "\t".join(ZEEK_FIELDS).encode(),
     "zeek_json": b'{"ts":1.5,"id.orig_h":"a","id.resp_h":"b","proto":"tcp","conn_state":"SF","orig_ip_bytes":7}',
+    "suricata_eve": b'{"timestamp":"2021-06-06T16:00:00Z","event_type":"flow","src_ip":"a","dest_ip":"b","proto":"TCP",'
+    b'"src_port":7,"flow":{"start":"2021-06-06T15:59:46.5+0200","end":"2021-06-06T15:59:47Z","bytes_toserver":7}}',
+    "argus": b"StartTime,Dur,Proto,SrcAddr,Sport,DstAddr,State,TotPkts,TotBytes,SrcBytes,Label",
+    "nfdump_csv": b"ts,td,sa,da,sp,pr,flg,ipkt,ibyt,opkt,obyt",
+    "unsw_nb15_csv": b"srcip,dstip,stime,dur,proto,sbytes,dbytes,sport,attack_cat,Label",
+    "cic_ids2017_csv": b" Source IP, Destination IP, Source Port, Protocol, Timestamp, Flow Duration,"
+    b" Total Fwd Packets,Total Length of Fwd Packets, Total Length of Bwd Packets, Label",
 }
 NASTY = (
     b"",
@@ -91,6 +100,22 @@ NASTY = (
     b"\\",
     b"\x0b",
     b"\x85",
+    b"\x96",
+    b"0x0303",
+    b"0xffffffff",
+    b"man",
+    b"Summary",
+    b"1,2,3,4,5,6",
+    b"2011/08/10 09:46:53.047277",
+    b"99999/01/01 00:00:00",
+    b"7/7/2017 3:30",
+    b"7/7/2017 3:30:00 PM",
+    b'{"event_type":"flow","timestamp":1,"flow":7}',
+    b'{"event_type":"flow","timestamp":1,"flow":{"start":[],"bytes_toserver":{"a":1}}}',
+    b'{"event_type":["flow"]}',
+    b'{"event_type":"dns"}',
+    b'{"event_type":"flow","event_type":"dns"}',
+    b'{"src_ip":"\\ud800","event_type":"flow"}',
 )
 field = st.one_of(st.sampled_from(NASTY), st.binary(max_size=12))
 separator = st.sampled_from([b",", b"\t", b";", b"|"])
@@ -234,6 +259,8 @@ def test_lines_are_the_same_however_the_file_is_cut_into_blocks(content: bytes, 
         st.binary(min_size=1, max_size=300).map(gzip.compress).flatmap(damaged),
         st.binary(min_size=1, max_size=300).map(bz2.compress).flatmap(damaged),
         st.binary(max_size=60).map(lambda b: b"\x28\xb5\x2f\xfd" + b),
+        st.binary(max_size=60).map(lambda b: b"\x50\x2a\x4d\x18" + b),
+        st.binary(min_size=1, max_size=300).map(ZSTD.compress).flatmap(damaged),
     )
 )
 def test_any_bytes_are_unpacked_or_rejected(content: bytes) -> None:
@@ -249,7 +276,8 @@ def test_any_bytes_are_unpacked_or_rejected(content: bytes) -> None:
 
 @QUICK
 @given(
-    members=st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=3), packing=st.sampled_from([gzip, bz2])
+    members=st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=3),
+    packing=st.sampled_from([gzip, bz2, ZSTD]),
 )
 def test_what_is_packed_comes_out_as_it_went_in(members: list[bytes], packing: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -259,11 +287,11 @@ def test_what_is_packed_comes_out_as_it_went_in(members: list[bytes], packing: A
 
 
 @QUICK
-@given(size=st.integers(1, 2**20), most=st.integers(1, 2**20))
-def test_more_than_the_limit_is_never_unpacked(size: int, most: int) -> None:
+@given(size=st.integers(1, 2**20), most=st.integers(1, 2**20), zstd=st.booleans())
+def test_more_than_the_limit_is_never_unpacked(size: int, most: int, *, zstd: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         source, to = Path(name, "source"), Path(name, "to")
-        source.write_bytes(gzip.compress(b"\0" * size, 1))
+        source.write_bytes(ZSTD.compress(b"\0" * size) if zstd else gzip.compress(b"\0" * size, 1))
         if size <= most:
             assert unpack(source, to, max_ratio=1e9, max_bytes=most).stat().st_size == size
             return
