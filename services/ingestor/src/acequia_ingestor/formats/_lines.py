@@ -132,7 +132,8 @@ def faulty(records: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def reject(records: pl.DataFrame, rule: pl.Expr | str, reason: pl.Expr | str) -> pl.DataFrame:
     """`records` (with `_line` and `line`) in the schema of rejected rows."""
-    return records.select(
+    # polars 2.1 panics in `format` where a filter left a text column in chunks unlike the others
+    return records.rechunk().select(
         "_line",
         (pl.lit(rule) if isinstance(rule, str) else rule).cast(pl.String).alias("rule"),
         (pl.lit(reason) if isinstance(reason, str) else reason).cast(pl.String).alias("reason"),
