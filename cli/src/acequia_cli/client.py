@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,11 @@ class Api:
     ) -> str:
         """Ask for a run; its id."""
         source = {"kind": "synthetic", "rows": rows, "seed": seed, "anomaly_rate": anomaly_rate}
-        answer = await self._ask(
-            "POST", "/ingestions", json={"dataset": dataset, "source": source}, headers=_key(idempotency_key)
-        )
+        return await self.ingest(source, idempotency_key, dataset=dataset)
+
+    async def ingest(self, source: Document, idempotency_key: str | None = None, **more: str) -> str:
+        """Ask for a run of a source that no file holds; its id."""
+        answer = await self._ask("POST", "/ingestions", json={**more, "source": source}, headers=_key(idempotency_key))
         return str(answer["run_id"])
 
     async def ingest_file(
@@ -146,6 +149,32 @@ class Api:
     def replay(self, body: Document) -> AsyncIterator[Line]:
         """Send objects to their readers once more. Lines: progress, object (a dry run's), result."""
         return self._lines("POST", "/replays", json=body)
+
+    async def lake_tables(self) -> list[Document]:
+        """The lakehouse's tables: rows, files, snapshots."""
+        answer = await self._ask("GET", "/lake/tables", timeout=120)
+        return list(answer["tables"])
+
+    async def lake_compact(self, dataset: str | None, *, dry_run: bool) -> list[Document]:
+        """Have small files written anew as few; what became of each table."""
+        body = {**_given(dataset=dataset), "dry_run": dry_run}
+        answer = await self._ask("POST", "/lake/compact", json=body, timeout=LONG)
+        return list(answer["tables"])
+
+    async def lake_expire(self, dataset: str | None, older_than: datetime | None, *, dry_run: bool) -> list[Document]:
+        """Have snapshots forgotten, None: as the server's settings say; what became of each table."""
+        before = older_than.isoformat() if older_than else None
+        body = {**_given(dataset=dataset, older_than=before), "dry_run": dry_run}
+        answer = await self._ask("POST", "/lake/expire", json=body, timeout=LONG)
+        return list(answer["tables"])
+
+    async def schedules(self) -> list[Document]:
+        """Each schedule, its next time and its last run."""
+        return list((await self._ask("GET", "/schedules"))["schedules"])
+
+    async def fire_schedule(self, name: str) -> str:
+        """Start a run of a schedule now; its id."""
+        return str((await self._ask("POST", f"/schedules/{quote(name, safe='')}/fire"))["run_id"])
 
     def verify_audit(self) -> AsyncIterator[Line]:
         """Recompute the chain over the audit events. Lines: progress, result."""

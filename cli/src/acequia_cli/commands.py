@@ -109,9 +109,9 @@ class IngestSynthetic:
     timeout: float | None = None
 
     async def run(self, output: Output) -> int:
-        async with _connected(self.where, output) as connection:
+        async with connected(self.where, output) as connection:
             watched = await self.start(connection.api)
-            return await _see_through([watched], connection, output, wait=self.wait, at_most=self.timeout)
+            return await see_through([watched], connection, output, wait=self.wait, at_most=self.timeout)
 
     async def start(self, api: Api) -> Watched:
         watched = Watched("", f"{self.rows:,} synthetic events")
@@ -135,7 +135,7 @@ class IngestFiles:
         files = expand(self.paths)
         if self.idempotency_key and len(files) > 1:
             raise WrongUse(f"an --idempotency-key names one run, and these are {len(files)} files: give one at a time")
-        async with _connected(self.where, output) as connection:
+        async with connected(self.where, output) as connection:
             watched = []
             for path in files:
                 try:
@@ -145,7 +145,7 @@ class IngestFiles:
                         raise
                     ids = ", ".join(one.run_id for one in watched)
                     raise type(complaint)(f"{path}: {complaint} (accepted before it: {ids})") from complaint
-            return await _see_through(watched, connection, output, wait=self.wait, at_most=self.timeout)
+            return await see_through(watched, connection, output, wait=self.wait, at_most=self.timeout)
 
     async def start(self, path: Path, api: Api, output: Output) -> Watched:
         watched = Watched("", path.name)
@@ -171,13 +171,13 @@ class Demo:
 
     async def run(self, output: Output) -> int:
         files = expand([str(self.file)]) if self.file else []
-        async with _connected(self.where, output) as connection:
+        async with connected(self.where, output) as connection:
             if files:
                 watched = await IngestFiles(self.where, (str(files[0]),)).start(files[0], connection.api, output)
             else:
                 drawn = IngestSynthetic(self.where, "network_events", self.rows, self.seed, self.anomaly_rate)
                 watched = await drawn.start(connection.api)
-            return await _see_through([watched], connection, output, at_most=self.timeout, lineage=True)
+            return await see_through([watched], connection, output, at_most=self.timeout, lineage=True)
 
 
 def expand(paths: Sequence[str]) -> list[Path]:
@@ -198,15 +198,16 @@ def expand(paths: Sequence[str]) -> list[Path]:
 
 
 @contextlib.asynccontextmanager
-async def _connected(where: Where, output: Output) -> AsyncIterator[Connection]:
+async def connected(where: Where, output: Output, *, once: bool = False) -> AsyncIterator[Connection]:
     """`connect`, with a word while the embedded installation starts."""
-    if output.console.is_terminal and not where.url and owner_url(where.data) is None:
+    where = where.resolved()
+    if output.console.is_terminal and not (where.url or where.store) and owner_url(where.data) is None:
         output.remark(f"Starting the embedded installation in {where.data} ...")
-    async with connect(where) as connection:
+    async with connect(where, once=once) as connection:
         yield connection
 
 
-async def _see_through(
+async def see_through(
     watched: Sequence[Watched],
     connection: Connection,
     output: Output,
@@ -285,7 +286,8 @@ class Up:
 @contextlib.asynccontextmanager
 async def asked(where: Where) -> AsyncIterator[Connection]:
     """Connect to ask what was done: there is nothing to tell where no installation is."""
-    if not where.url and not where.data.is_dir():
+    where = where.resolved()
+    if not (where.url or where.store or where.data.is_dir()):
         raise WrongUse(
             f"there is no installation in {where.data} yet: try `acequia demo`, or name one with --data or --url"
         )
@@ -296,7 +298,8 @@ async def asked(where: Where) -> AsyncIterator[Connection]:
 @contextlib.asynccontextmanager
 async def asked_anywhere(where: Where) -> AsyncIterator[Connection]:
     """Connect to ask what is the same in each installation; where there is none, in a throwaway one."""
-    if where.url or where.data.is_dir():
+    where = where.resolved()
+    if where.url or (where.data.is_dir() and not where.store):
         async with connect(where) as connection:
             yield connection
         return

@@ -13,7 +13,7 @@ from acequia_cli.client import Api
 from acequia_cli.commands import LISTED_MOST, NOT_NOW, Output, asked
 from acequia_cli.complaints import DONE, FAILED, WrongUse
 from acequia_cli.connection import Where
-from acequia_cli.progress import count, ticking
+from acequia_cli.progress import count, plural, ticking
 from acequia_cli.times import age, moment
 
 PARTS = ("done", "quarantined", "dead", "held", "not_applicable", "in_flight", "orphans")
@@ -45,7 +45,7 @@ class Sweep:
         orphans: Sequence[str] = found["orphans"]
         seen = sum(found["seen"].values()) if isinstance(found["seen"], dict) else found["seen"]
         _print_uris(output, orphans)
-        lost = f"{count(seen)} objects looked at, {_plural(len(orphans), 'orphan')}"
+        lost = f"{count(seen)} objects looked at, {plural(len(orphans), 'orphan')}"
         if self.dry_run:
             output.remark(f"{lost}; nothing was sent (--dry-run)" if orphans else f"{lost}: nothing is lost.")
             return
@@ -56,7 +56,7 @@ class Sweep:
             else f"{lost}: nothing is lost."
         )
         if removed := found.get("removed"):
-            output.remark(f"{_plural(len(removed), 'file')} beside a model that its card does not name: removed.")
+            output.remark(f"{plural(len(removed), 'file')} beside a model that its card does not name: removed.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Verify:
             async for kind, line in api.verify(settled=self.settled, grace=self.grace):
                 match kind:
                     case "progress":
-                        tick(f"{line['layer'].upper():<8}", f"{line['reader']}: {_plural(line['seen'], 'object')}")
+                        tick(f"{line['layer'].upper():<8}", f"{line['reader']}: {plural(line['seen'], 'object')}")
                     case "orphan" if len(orphans) < LISTED_MOST:
                         orphans.append(line)
                     case "result":
@@ -110,7 +110,7 @@ async def _compare(api: Api) -> dict[str, Any]:
     with ticking() as tick:
         async for kind, line in api.compare_audit():
             if kind == "progress":
-                tick("audit   ", f"{line['layer'].upper()}: {_plural(line['seen'], 'commit object')}")
+                tick("audit   ", f"{line['layer'].upper()}: {plural(line['seen'], 'commit object')}")
             elif kind == "result":
                 result = line
     return result
@@ -185,11 +185,11 @@ def _verdict(document: Mapping[str, Any]) -> list[Text]:
         flight = f", {count(total['in_flight'])} of it in flight" if total["in_flight"] else ""
         told.insert(0, Text(f"Nothing is lost: everything is accounted for{flight}.", "bold green"))
     if total["dead"]:
-        told.append(Text(f"{_plural(total['dead'], 'dead letter')}: `acequia dlq list` shows them.", "yellow"))
+        told.append(Text(f"{plural(total['dead'], 'dead letter')}: `acequia dlq list` shows them.", "yellow"))
     if total["held"]:
         told.append(
             Text(
-                f"{_plural(total['held'], 'object')} taken over and held back: "
+                f"{plural(total['held'], 'object')} taken over and held back: "
                 "`acequia replay --layer raw --only-missing` lets them be worked on."
             )
         )
@@ -202,7 +202,7 @@ def _verdict(document: Mapping[str, Any]) -> list[Text]:
 
 
 def _told_of_the_audit(compared: Mapping[str, Any]) -> list[Text]:
-    objects = _plural(compared["commit_objects"], "commit object")
+    objects = plural(compared["commit_objects"], "commit object")
     if compared["ok"]:
         return [Text(f"The audit database and the store agree on {objects}.")]
     told = [Text(f"The audit database and the store differ ({objects}):", "bold red")]
@@ -214,7 +214,7 @@ def _told_of_the_audit(compared: Mapping[str, Any]) -> list[Text]:
         if (left_out := compared["counts"].get(where, 0) - len(compared[where])) > 0:
             told.append(Text(f"  and {count(left_out)} more {mend.partition(';')[0]}", "red"))
     if unreadable := compared["counts"].get("unreadable"):
-        told.append(Text(f"  {_plural(unreadable, 'object')} that can't be read: the auditor's log names them", "red"))
+        told.append(Text(f"  {plural(unreadable, 'object')} that can't be read: the auditor's log names them", "red"))
     return told
 
 
@@ -264,9 +264,7 @@ class Replay:
             nothing = " (--dry-run)" if self.dry_run else ""
             output.remark(f"{self.layer.upper()}, {self.dataset}: {_so_far(result)}{nothing}.")
             if result.get("dead"):
-                output.remark(
-                    f"{_plural(result['dead'], 'dead letter')} left alone: `acequia dlq replay` is for those."
-                )
+                output.remark(f"{plural(result['dead'], 'dead letter')} left alone: `acequia dlq replay` is for those.")
             if result["sent"]:
                 output.remark(
                     NOT_NOW if connection.in_process else "Live work goes first; `acequia verify` shows the rest."
@@ -283,7 +281,3 @@ def _print_uris(output: Output, uris: Sequence[str], *, of: int | None = None) -
         output.remark(uri)
     if (left_out := (len(uris) if of is None else of) - LISTED_MOST) > 0:
         output.remark(f"and {count(left_out)} more")
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{count(number)} {word}{'' if number == 1 else 's'}"

@@ -1,10 +1,13 @@
 """The `acequia` command. What a command needs is imported when it runs, so that `acequia --help` comes at once."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from acequia_cli.several import SeveralValues
 
 if TYPE_CHECKING:
     from acequia_cli.connection import Where
@@ -22,8 +25,12 @@ ingest = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 audit = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(ingest, name="ingest", help="Bring events in, and wait until they are a model with its evaluation.")
 dlq = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+settings = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(settings, name="config", help="The settings file with its environments: acequia.toml.")
 app.add_typer(audit, name="audit", help="Look after the audit database.")
 app.add_typer(dlq, name="dlq", help="Dead letters: work that failed on every retry. See it, replay it, discard it.")
+schedules = typer.Typer(rich_markup_mode="rich")
+app.add_typer(schedules, name="schedules")
 warehouse = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(warehouse, name="warehouse", help="All tables in a DuckDB file, for other programs.")
 lake = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
@@ -78,6 +85,16 @@ Url = Annotated[
     str | None,
     typer.Option("--url", envvar="ACEQUIA_URL", metavar="URL", help="A running installation, instead of --data."),
 ]
+Env = Annotated[
+    str | None,
+    typer.Option("--env", metavar="NAME", help="An environment of the settings file; local is there without one."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", envvar="ACEQUIA_CONFIG", metavar="FILE", help="The settings file, if not acequia.toml here."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on standard output.")]
 Rows = Annotated[int, typer.Option("--rows", min=1, help="How many events to draw.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same events.")]
@@ -120,6 +137,10 @@ EnvFile = Annotated[
     Path | None,
     typer.Option("--env-file", metavar="FILE", help="Settings, as in .env.example; the environment comes first."),
 ]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="SNAPSHOT|TIME", help="As it was: a snapshot's id, 2026-11-01T12:30Z, or 7d."),
+]
 Memory = Annotated[
     str, typer.Option("--memory-limit", metavar="SIZE", help="Memory to use: 2GB, 50%. What needs more uses disk.")
 ]
@@ -128,16 +149,24 @@ DEFAULT_DATA = Path(".acequia")
 DEFAULT_MEMORY = "50%"
 
 
-def _where(data: Path, url: str | None) -> "Where":
+def _where(data: Path, url: str | None, env: str | None = None, config: Path | None = None) -> "Where":
     from acequia_cli.connection import Where  # noqa: PLC0415
 
-    return Where(data, url or None)
+    named = {
+        "--data": data != DEFAULT_DATA and str(data) != os.environ.get("ACEQUIA_DATA"),
+        "--url": url and url != os.environ.get("ACEQUIA_URL"),
+    }
+    if env is not None and env != "local" and (said := [name for name, is_said in named.items() if is_said]):
+        raise typer.BadParameter(f"--env {env} says where Acequia is: choose one of both", param_hint=said[0])
+    return Where(data, url or None, env, config)
 
 
-def _chosen(data: Path | None, url: str | None, env_file: Path | None) -> "Chosen":
+def _chosen(
+    data: Path | None, url: str | None, env_file: Path | None, environment: str | None, config: Path | None
+) -> "Chosen":
     from acequia_cli.stored import Chosen  # noqa: PLC0415
 
-    return Chosen(data, url or None, env_file, DEFAULT_DATA)
+    return Chosen(data, url or None, env_file, DEFAULT_DATA, environment, config)
 
 
 def _carry_out(command: Any, as_json: bool) -> None:
@@ -236,6 +265,8 @@ def ingest_synthetic(
     timeout: Timeout = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
     filas: HiddenRows = None,
     semilla: HiddenSeed = None,
@@ -250,7 +281,7 @@ def ingest_synthetic(
 
     _carry_out(
         IngestSynthetic(
-            _where(data, url),
+            _where(data, url, env, config),
             dataset=dataset,
             rows=filas or rows,
             seed=seed if semilla is None else semilla,
@@ -277,6 +308,8 @@ def ingest_file(
     timeout: Timeout = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Ingest files of any size. The same content again makes nothing new, and says so.
@@ -290,12 +323,85 @@ def ingest_file(
 
     _carry_out(
         IngestFiles(
-            _where(data, url),
+            _where(data, url, env, config),
             paths=tuple(paths),
             dataset=dataset,
             format=format,
             idempotency_key=idempotency_key,
             wait=not no_wait,
+            timeout=timeout,
+        ),
+        as_json,
+    )
+
+
+@ingest.command("tables", cls=SeveralValues)
+def ingest_tables(
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tables", metavar="NAME...", help="Tables by their datasets' names; all of the pack if left out."
+        ),
+    ] = None,
+    pack: Annotated[
+        str | None,
+        typer.Option("--pack", metavar="NAME", help="Tables that belong together, for instance subscription."),
+    ] = None,
+    full_refresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--full-refresh", metavar="[NAME...]", help="Read these anew in full, and swap them in at once; alone: all."
+        ),
+    ] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="List every check, and fail where one fails, also one that only warns.")
+    ] = False,
+    only_validate: Annotated[
+        bool, typer.Option("--only-validate", help="Ask the checks, load nothing. A warning is no failure.")
+    ] = False,
+    idempotency_key: IdempotencyKey = None,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    env: Env = None,
+    config: Config = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+    tablas: Annotated[list[str] | None, typer.Option("--tablas", hidden=True)] = None,
+    paquete: Annotated[str | None, typer.Option("--paquete", hidden=True)] = None,
+    refrescar: Annotated[list[str] | None, typer.Option("--refrescar", hidden=True)] = None,
+    refrescar_todo: Annotated[bool, typer.Option("--refrescar-todo", hidden=True)] = False,
+    validar: Annotated[bool, typer.Option("--validar-calidad-datos", hidden=True)] = False,
+    solo_validar: Annotated[bool, typer.Option("--solo-validar", hidden=True)] = False,
+    sin_esperar: Annotated[bool, typer.Option("--sin-esperar", hidden=True)] = False,
+    entorno: Annotated[str | None, typer.Option("--entorno", hidden=True)] = None,
+) -> None:
+    """Load tables of a database: what changed since the last time, or all of a table. Then ask its quality checks.
+
+    An environment that names a store and no url does it in this one process, and ends with it (docs/one-shot.md).
+
+    Exit code 0: all is well, and what checks only warn of is told.
+    1: a table was rejected, blocked or quarantined, a stage failed, or --timeout passed.
+    2: it was asked for wrongly, or a setting is wrong.
+
+    Examples:
+    acequia ingest tables --env local --tables accounts subscriptions
+    acequia ingest tables --env prod --full-refresh accounts content_attributes --validate
+    acequia ingest tables --only-validate --tables payments
+    """
+    from acequia_cli.several import ALL, names  # noqa: PLC0415
+    from acequia_cli.tables import IngestTables  # noqa: PLC0415
+
+    _carry_out(
+        IngestTables(
+            _where(data, url, entorno or env, config),
+            tables=names(tables, tablas),
+            full_refresh=names(full_refresh, refrescar, [ALL] if refrescar_todo else None),
+            pack=paquete or pack,
+            validate=validate or validar,
+            only_validate=only_validate or solo_validar,
+            idempotency_key=idempotency_key,
+            wait=not (no_wait or sin_esperar),
             timeout=timeout,
         ),
         as_json,
@@ -309,6 +415,8 @@ def runs(
     status: Annotated[RunState | None, typer.Option("--status", help="Only in this state.")] = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """List the newest runs: what came in, when, and what became of it.
@@ -320,7 +428,7 @@ def runs(
     from acequia_cli.commands import ListRuns  # noqa: PLC0415
 
     state = status.value if status else None
-    _carry_out(ListRuns(_where(data, url), limit=limit, dataset=dataset, status=state), as_json)
+    _carry_out(ListRuns(_where(data, url, env, config), limit=limit, dataset=dataset, status=state), as_json)
 
 
 @app.command()
@@ -328,6 +436,8 @@ def trace(
     what: Annotated[str, typer.Argument(metavar="URI|RUN|MODEL", help="An object's uri, a run's or a model's id.")],
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Show where an artifact came from and what became of it: data, times, parameters, metrics.
@@ -339,7 +449,7 @@ def trace(
     """
     from acequia_cli.commands import Trace  # noqa: PLC0415
 
-    _carry_out(Trace(_where(data, url), what), as_json)
+    _carry_out(Trace(_where(data, url, env, config), what), as_json)
 
 
 @app.command()
@@ -354,6 +464,8 @@ def verify(
     grace: Grace = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Prove that nothing is lost: what became of each object, at each of its readers, in sums that add up.
@@ -370,7 +482,7 @@ def verify(
     """
     from acequia_cli.completeness import Verify  # noqa: PLC0415
 
-    _carry_out(Verify(_where(data, url), settled=settled, grace=grace), as_json)
+    _carry_out(Verify(_where(data, url, env, config), settled=settled, grace=grace), as_json)
 
 
 @app.command()
@@ -379,6 +491,8 @@ def sweep(
     grace: Grace = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Find what was lost between the store and a queue, and send it again, now; else that happens on a timer.
@@ -389,7 +503,7 @@ def sweep(
     """
     from acequia_cli.completeness import Sweep  # noqa: PLC0415
 
-    _carry_out(Sweep(_where(data, url), dry_run=dry_run, grace=grace), as_json)
+    _carry_out(Sweep(_where(data, url, env, config), dry_run=dry_run, grace=grace), as_json)
 
 
 @app.command()
@@ -414,6 +528,8 @@ def replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be sent.")] = False,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
     capa: Annotated[ReadLayer | None, typer.Option("--capa", case_sensitive=False, hidden=True)] = None,
     desde: Annotated[str | None, typer.Option("--desde", hidden=True)] = None,
@@ -435,7 +551,7 @@ def replay(
         raise typer.BadParameter("say which layer: landing, raw, silver or models", param_hint="--layer")
     _carry_out(
         Replay(
-            _where(data, url),
+            _where(data, url, env, config),
             layer=meant.value,
             dataset=dataset,
             since=desde or since,
@@ -478,6 +594,8 @@ def import_(
     replay: Annotated[bool, typer.Option("--replay", help="Have it worked on at once, behind the live work.")] = False,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
     patron: Annotated[str | None, typer.Option("--patron", hidden=True)] = None,
     recursivo: Annotated[bool, typer.Option("--recursivo", hidden=True)] = False,
@@ -503,7 +621,7 @@ def import_(
 
     _carry_out(
         Import(
-            _where(data, url),
+            _where(data, url, env, config),
             sources=tuple(sources or ()),
             dataset=dataset,
             pattern=patron or pattern,
@@ -519,6 +637,41 @@ def import_(
     )
 
 
+@schedules.callback(invoke_without_command=True)
+def schedules_list(context: typer.Context, data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+    """List the schedules: when each comes due next, what became of its last run, which missed times were skipped.
+
+    Those that ACEQUIA_SCHEDULES names are fired, by the reconciler or by `acequia up`.
+
+    Examples:
+    acequia schedules
+    acequia schedules --url http://127.0.0.1:8000 --json
+    """
+    from acequia_cli.schedules import ListSchedules  # noqa: PLC0415
+
+    if context.invoked_subcommand is None:
+        _carry_out(ListSchedules(_where(data, url)), as_json)
+
+
+@schedules.command("fire")
+def schedules_fire(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="`acequia schedules` lists them.")],
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Start a run of a schedule now, beside those of its times. It need not be one that is fired by itself.
+
+    Example:
+    acequia schedules fire network_daily
+    """
+    from acequia_cli.schedules import FireSchedule  # noqa: PLC0415
+
+    _carry_out(FireSchedule(_where(data, url), name, wait=not no_wait, timeout=timeout), as_json)
+
+
 @dlq.command("list")
 def dlq_list(
     stage: Stage = None,
@@ -528,6 +681,8 @@ def dlq_list(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most, the newest first.")] = 50,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """List dead letters: what failed, at which stage, how long ago and why.
@@ -539,7 +694,9 @@ def dlq_list(
     """
     from acequia_cli.dead_letters import Filter, ListDeadLetters  # noqa: PLC0415
 
-    _carry_out(ListDeadLetters(_where(data, url), Filter(stage, dataset, older_than, state.value), limit), as_json)
+    _carry_out(
+        ListDeadLetters(_where(data, url, env, config), Filter(stage, dataset, older_than, state.value), limit), as_json
+    )
 
 
 @dlq.command("show")
@@ -547,6 +704,8 @@ def dlq_show(
     id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or as much of it as no other begins with.")],
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Show all of a dead letter: its object, its message, the reason and the traceback, what was done about it.
@@ -556,7 +715,7 @@ def dlq_show(
     """
     from acequia_cli.dead_letters import ShowDeadLetter  # noqa: PLC0415
 
-    _carry_out(ShowDeadLetter(_where(data, url), id), as_json)
+    _carry_out(ShowDeadLetter(_where(data, url, env, config), id), as_json)
 
 
 @dlq.command("replay")
@@ -569,6 +728,8 @@ def dlq_replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list which would be replayed.")] = False,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Send dead letters back to work, once what killed them is mended. Live work goes first.
@@ -581,7 +742,7 @@ def dlq_replay(
     from acequia_cli.dead_letters import Filter, ReplayDeadLetters  # noqa: PLC0415
 
     meant = Filter(stage, dataset, older_than)
-    _carry_out(ReplayDeadLetters(_where(data, url), tuple(ids or ()), all, meant, dry_run), as_json)
+    _carry_out(ReplayDeadLetters(_where(data, url, env, config), tuple(ids or ()), all, meant, dry_run), as_json)
 
 
 @dlq.command("discard")
@@ -595,6 +756,8 @@ def dlq_discard(
     yes: Annotated[bool, typer.Option("--yes", help="With --all: I mean it.")] = False,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
     motivo: Annotated[str | None, typer.Option("--motivo", hidden=True)] = None,
 ) -> None:
@@ -610,11 +773,13 @@ def dlq_discard(
     if why is None:
         raise typer.BadParameter("say why: it is stored for whoever asks later", param_hint="--reason")
     meant = Filter(stage, dataset, older_than)
-    _carry_out(DiscardDeadLetters(_where(data, url), tuple(ids or ()), all, meant, why, yes), as_json)
+    _carry_out(DiscardDeadLetters(_where(data, url, env, config), tuple(ids or ()), all, meant, why, yes), as_json)
 
 
 @audit.command("verify")
-def audit_verify(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+def audit_verify(
+    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+) -> None:
     """Prove that no audit record was changed or removed: recompute their chain, compare it with its anchors.
 
     Exit code 1 where the chain is broken.
@@ -624,13 +789,15 @@ def audit_verify(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = Fal
     """
     from acequia_cli.commands import VerifyAudit  # noqa: PLC0415
 
-    _carry_out(VerifyAudit(_where(data, url)), as_json)
+    _carry_out(VerifyAudit(_where(data, url, env, config)), as_json)
 
 
 @audit.command("rebuild")
 def audit_rebuild(
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Fill the audit database from the store, where each artifact carries its record.
@@ -642,7 +809,7 @@ def audit_rebuild(
     """
     from acequia_cli.commands import RebuildAudit  # noqa: PLC0415
 
-    _carry_out(RebuildAudit(_where(data, url)), as_json)
+    _carry_out(RebuildAudit(_where(data, url, env, config)), as_json)
 
 
 @app.command()
@@ -655,12 +822,11 @@ def query(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the rows there, all or none.")
     ] = None,
-    as_of: Annotated[
-        str | None,
-        typer.Option("--as-of", metavar="SNAPSHOT|TIME", help="As it was: a snapshot's id, 2026-11-01T12:30Z, or 7d."),
-    ] = None,
+    as_of: AsOf = None,
     rows: Annotated[int, typer.Option("--rows", min=1, max=100_000, help="Rows of a table, at most.")] = 100,
     memory: Memory = DEFAULT_MEMORY,
+    env: Env = None,
+    config: Config = None,
     env_file: EnvFile = None,
     data: AnyData = None,
     url: Url = None,
@@ -671,7 +837,7 @@ def query(
     """Ask in SQL what lies in the store, also while ingestion goes on. Nothing is locked, and nothing is changed.
 
     bronze.<dataset> is RAW, silver.<dataset> the lakehouse's table; SHOW ALL TABLES lists them. It reads the folder in
-    --data, or the servers whose settings (MINIO_*, ACEQUIA_LAKEHOUSE_*) are in the environment or in --env-file.
+    --data, or the servers whose settings (MINIO_*, ACEQUIA_LAKEHOUSE_*) are in the environment, --env or --env-file.
 
     Examples:
     acequia query "select protocol, count(*) from bronze.network_events group by all"
@@ -683,9 +849,108 @@ def query(
 
     meant = formato or format
     form = Format(meant.value) if meant else None
-    _carry_out(
-        Query(_chosen(data, url, env_file), sql, form, salida or output, as_of, filas or rows, memory), as_json=False
-    )
+    chosen = _chosen(data, url, env_file, env, config)
+    _carry_out(Query(chosen, sql, form, salida or output, as_of, filas or rows, memory), as_json=False)
+
+
+@warehouse.command("build")
+def warehouse_build(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The DuckDB file, for instance warehouse.duckdb.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="TABLE", help="bronze, silver, or one table: silver.accounts. May be repeated."),
+    ] = None,
+    as_of: AsOf = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Also a file that this command did not build.")] = False,
+    memory: Memory = DEFAULT_MEMORY,
+    env: Env = None,
+    config: Config = None,
+    env_file: EnvFile = None,
+    data: AnyData = None,
+    url: Url = None,
+    as_json: Json = False,
+    solo: Annotated[list[str] | None, typer.Option("--solo", hidden=True)] = None,
+) -> None:
+    """Build a DuckDB file with all of bronze and silver as tables, also while ingestion goes on.
+
+    It is built beside the old one and takes its place once it is whole: who reads the old one goes on with that.
+
+    Examples:
+    acequia warehouse build warehouse.duckdb
+    acequia warehouse build reports.duckdb --only silver --only bronze.sensor_data
+    """
+    from acequia_cli.warehouse import Build  # noqa: PLC0415
+
+    chosen = _chosen(data, url, env_file, env, config)
+    _carry_out(Build(chosen, file, tuple(solo or only or ()), as_of, replace, memory), as_json)
+
+
+@lake.command("tables")
+def lake_tables(
+    dataset: OfDataset = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List the lakehouse's tables: rows, files, snapshots, and when each changed.
+
+    Examples:
+    acequia lake tables
+    acequia lake tables --dataset accounts --json
+    """
+    from acequia_cli.lake import ListTables  # noqa: PLC0415
+
+    _carry_out(ListTables(_where(data, url, env, config), dataset), as_json)
+
+
+@lake.command("compact")
+def lake_compact(
+    dataset: OfDataset = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Write the tables' small files anew as few, now; else that happens on a timer. SILVER's own objects stay.
+
+    Examples:
+    acequia lake compact --dry-run
+    acequia lake compact --dataset network_events
+    """
+    from acequia_cli.lake import Compact  # noqa: PLC0415
+
+    _carry_out(Compact(_where(data, url, env, config), dataset, dry_run), as_json)
+
+
+@lake.command("expire")
+def lake_expire(
+    dataset: OfDataset = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="SPAN|TIME", help="Default: the lakehouse's setting. 7d, 2026-11-01."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Forget the tables' old snapshots, and remove files of LAKE that none names any more. SILVER's objects stay.
+
+    A table can be read --as-of a time as long as the snapshot of then is there. The current one always stays.
+
+    Examples:
+    acequia lake expire --older-than 30d --dry-run
+    acequia lake expire --dataset accounts --older-than 2026-11-01
+    """
+    from acequia_cli.lake import Expire  # noqa: PLC0415
+
+    _carry_out(Expire(_where(data, url, env, config), dataset, older_than, dry_run), as_json)
 
 
 @app.command()
@@ -713,7 +978,9 @@ def doctor(
 
 
 @app.command()
-def datasets(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+def datasets(
+    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+) -> None:
     """List the datasets, with their columns, formats and file patterns.
 
     Example:
@@ -721,11 +988,13 @@ def datasets(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) 
     """
     from acequia_cli.commands import ListDatasets  # noqa: PLC0415
 
-    _carry_out(ListDatasets(_where(data, url)), as_json)
+    _carry_out(ListDatasets(_where(data, url, env, config)), as_json)
 
 
 @app.command()
-def formats(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+def formats(
+    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+) -> None:
     """List the source formats.
 
     Example:
@@ -733,7 +1002,25 @@ def formats(data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -
     """
     from acequia_cli.commands import ListFormats  # noqa: PLC0415
 
-    _carry_out(ListFormats(_where(data, url)), as_json)
+    _carry_out(ListFormats(_where(data, url, env, config)), as_json)
+
+
+@settings.command("show")
+def config_show(
+    env: Annotated[str, typer.Option("--env", metavar="NAME", help="The environment: local, dev, prod, ..")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show an environment of the settings file: each setting, where its value comes from, no secret.
+
+    Exit code 2 where something that it refers to is not there.
+
+    Example:
+    acequia config show --env prod
+    """
+    from acequia_cli.profiles import ShowProfile  # noqa: PLC0415
+
+    _carry_out(ShowProfile(env, config), as_json)
 
 
 @app.command()

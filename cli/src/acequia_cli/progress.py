@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acequia_cli.chain import Progress as Went
-from acequia_cli.chain import Step, chain
+from acequia_cli.chain import STAGES, Step, chain
 from acequia_cli.follow import View, Watched
 
 SHOWN_MOST = 20
@@ -31,6 +31,10 @@ STYLES = {
 
 def count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
+
+
+def plural(number: int, word: str) -> str:
+    return f"{count(number)} {word}{'' if number == 1 else 's'}"
 
 
 def seconds(number: float | None) -> str:
@@ -107,7 +111,7 @@ class LiveView:
     def _many(self, seen: Sequence[Watched], of: int) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("source")
-        for name in ("ingest", "transform", "train", "evaluate"):
+        for name in STAGES:
             table.add_column(name)
         table.add_column("rows", justify="right")
         # what is still under way is what is worth looking at

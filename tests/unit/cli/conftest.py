@@ -164,7 +164,7 @@ def connected(monkeypatch: pytest.MonkeyPatch, at_once: None, server: Server) ->
     """Each command talks to the server."""
 
     @asynccontextmanager
-    async def connect(where: Where) -> AsyncIterator[Connection]:
+    async def connect(where: Where, *, once: bool = False) -> AsyncIterator[Connection]:
         async with server.client() as client:
             yield Connection(Api(client), where.data, in_process=False)
 
