@@ -638,7 +638,14 @@ def import_(
 
 
 @schedules.callback(invoke_without_command=True)
-def schedules_list(context: typer.Context, data: Data = DEFAULT_DATA, url: Url = None, as_json: Json = False) -> None:
+def schedules_list(
+    context: typer.Context,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """List the schedules: when each comes due next, what became of its last run, which missed times were skipped.
 
     Those that ACEQUIA_SCHEDULES names are fired, by the reconciler or by `acequia up`.
@@ -650,7 +657,7 @@ def schedules_list(context: typer.Context, data: Data = DEFAULT_DATA, url: Url =
     from acequia_cli.schedules import ListSchedules  # noqa: PLC0415
 
     if context.invoked_subcommand is None:
-        _carry_out(ListSchedules(_where(data, url)), as_json)
+        _carry_out(ListSchedules(_where(data, url, env, config)), as_json)
 
 
 @schedules.command("fire")
@@ -660,6 +667,8 @@ def schedules_fire(
     timeout: Timeout = None,
     data: Data = DEFAULT_DATA,
     url: Url = None,
+    env: Env = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Start a run of a schedule now, beside those of its times. It need not be one that is fired by itself.
@@ -669,7 +678,7 @@ def schedules_fire(
     """
     from acequia_cli.schedules import FireSchedule  # noqa: PLC0415
 
-    _carry_out(FireSchedule(_where(data, url), name, wait=not no_wait, timeout=timeout), as_json)
+    _carry_out(FireSchedule(_where(data, url, env, config), name, wait=not no_wait, timeout=timeout), as_json)
 
 
 @dlq.command("list")

@@ -68,7 +68,8 @@ def test_the_configuration_table_and_env_example_name_the_same_variables() -> No
 
 def commands(command: object, path: str = "acequia") -> set[str]:
     if isinstance(command, TyperGroup):
-        return {name for key, sub in command.commands.items() for name in commands(sub, f"{path} {key}")}
+        own = {path} if command.invoke_without_command and path != "acequia" else set()
+        return own | {name for key, sub in command.commands.items() for name in commands(sub, f"{path} {key}")}
     return {path}
 
 

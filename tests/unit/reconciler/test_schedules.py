@@ -487,11 +487,19 @@ async def test_a_state_that_nobody_can_read_is_begun_anew(workshop: Workshop, cl
 # what is asked for
 
 
-async def test_a_schedule_of_several_tables_is_a_run_of_several(workshop: Workshop, clock: Clock) -> None:
-    several = {"kind": "postgres", "tables": ["accounts", "payments"]}
-    of_one = {"kind": "postgres", "tables": [DATASET]}
-    assert (await scheduler(workshop, clock, source=several).fire(NAME)).dataset == "_tables"
-    assert (await scheduler(workshop, clock, source=of_one).fire(NAME)).dataset == DATASET
+@pytest.mark.parametrize(
+    ("source", "dataset"),
+    [
+        ({"kind": "postgres", "tables": ["accounts", "payments"]}, "_tables"),
+        ({"kind": "postgres", "pack": "subscriptions"}, "_tables"),
+        ({"kind": "postgres", "tables": (DATASET,)}, DATASET),
+        ({"kind": "postgres"}, DATASET),
+    ],
+)
+async def test_a_source_that_names_several_tables_is_a_run_of_several(
+    workshop: Workshop, clock: Clock, source: Mapping[str, Any], dataset: str
+) -> None:
+    assert (await scheduler(workshop, clock, source=source).fire(NAME)).dataset == dataset
 
 
 BAD = Schedule("bad", "0 25 * * *", "UTC", SOURCE)

@@ -73,8 +73,9 @@ class Planned:
     def command(self, due: datetime | None, rows_per_part: int) -> IngestionCommand:
         """What POST /ingestions would make of it now. `due`: the time it is fired for; None: by hand."""
         source = self.source.model_dump(mode="json")
-        tables = source.get("tables")
-        dataset = self.dataset if not tables or tables == [self.dataset] else SEVERAL
+        # a source that says itself which tables it means, means several unless it is just this one
+        itself = source.keys() & {"tables", "pack"} and source.get("tables") != [self.dataset]
+        dataset = SEVERAL if itself else self.dataset
         return IngestionCommand(
             run_id=run_of(self.name, due) if due else uuid4(),
             dataset=dataset,
