@@ -177,7 +177,13 @@ class _Zstd:
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         for begin in range(0, len(data), self._STEP):
-            out = self._raw.decompress(data[begin : begin + self._STEP])
+            try:
+                out = self._raw.decompress(data[begin : begin + self._STEP])
+            except zstandard.ZstdError as error:
+                if "memory" not in str(error):
+                    raise
+                wanted = f"the zstd data need more than {ZSTD_WINDOW_BYTES // 2**20} MiB of memory to be undone"
+                raise RejectedInput("unreadable", f"{wanted}: pack them with --long=27 or less") from error
             for start in range(0, len(out), CHUNK_BYTES):
                 yield out[start : start + CHUNK_BYTES]
             if self._raw.eof:
