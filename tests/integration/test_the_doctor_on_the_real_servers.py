@@ -317,7 +317,7 @@ async def test_a_trainer_at_a_training_is_no_missing_consumer(installation):
     )
     report = await installation.examine()
     assert report.states("consumers") == ["ok"]
-    assert "the trainer is at a training" in report.checks["consumers"]["said"]
+    assert "the trainer is at a plan" in report.checks["consumers"]["said"]
 
 
 async def test_dead_letters_that_nobody_takes(installation):

@@ -32,7 +32,7 @@ class Step:
     """One stage of a run's chain."""
 
     name: str
-    """What it does: ingest, transform, train, evaluate."""
+    """What it does: one of STAGES."""
     stage: str
     """Who does it."""
     progress: Progress = Progress.WAITING
@@ -46,11 +46,17 @@ class Step:
         return self.progress in ENDED
 
 
-STAGES = {"ingest": "ingestor", "transform": "transformer", "train": "trainer", "evaluate": "evaluator"}
+STAGES = {
+    "ingest": "ingestor",
+    "transform": "transformer",
+    "lake": "lakehouse",
+    "train": "trainer",
+    "evaluate": "evaluator",
+}
 
 
 def chain(page: Page) -> tuple[Step, ...]:
-    """The four steps in order."""
+    """The steps in order; the lake and the training begin at once."""
     events = {name: _Events(page, stage) for name, stage in STAGES.items()}
     ingest = _ingest(page, events["ingest"])
     go_on = ingest.progress in (Progress.DONE, Progress.SAME_CONTENT)
@@ -58,13 +64,15 @@ def chain(page: Page) -> tuple[Step, ...]:
         page, "transform", events["transform"], _count(page, "raw_objects"), go_on, page.get("rows_silver")
     )
     go_on = go_on and transform.ended
+    added = _metric(events["lake"], "rows_added")
+    lake = _step(page, "lake", events["lake"], _covered(page, events["lake"]), go_on, added)
     trained = _metric(events["train"], "rows_trained")
     train = _step(page, "train", events["train"], _covered(page, events["train"]), go_on, trained)
     models = sum(1 for event in events["train"].endings if event["status"] == "SUCCESS")
     go_on = go_on and train.ended and models > 0
     rows = _metric(events["train"], "rows_held_out") or trained
     judged = rows if events["evaluate"].endings else None
-    return ingest, transform, train, _step(page, "evaluate", events["evaluate"], models, go_on, judged)
+    return ingest, transform, lake, train, _step(page, "evaluate", events["evaluate"], models, go_on, judged)
 
 
 class _Events:
@@ -134,7 +142,7 @@ def _step(page: Page, name: str, events: _Events, needed: int, reached: bool, ro
 
 
 def _covered(page: Page, events: _Events) -> int:
-    """Endings of trainings that are needed: as many as there are, once each SILVER object is in one of them."""
+    """Endings of plans that are needed: as many as there are, once each SILVER object is in one of them."""
     inputs = {i["uri"] for event in events.endings for i in event["inputs"]}
     silver = set((page.get("artifacts") or {}).get("silver", ()))
     unlisted = any(event["inputs_count"] > LISTED_MOST for event in events.endings)

@@ -37,6 +37,9 @@ from acequia_evaluator.stage import build_stage as build_evaluator
 from acequia_ingestor.api import AuditorClient, RunReader
 from acequia_ingestor.service import build_ingestor
 from acequia_ingestor.settings import IngestorSettings
+from acequia_lakehouse.catalog import Place as LakePlace
+from acequia_lakehouse.service import build_lakehouse
+from acequia_lakehouse.settings import LakehouseSettings
 from acequia_reconciler.schedules import Clock
 from acequia_reconciler.service import ReconcilerService, make_scheduler
 from acequia_reconciler.settings import CommandSettings, ReconcilerSettings, ScheduleSettings
@@ -55,6 +58,7 @@ def all_services(
     database: Database,
     read_run: RunReader,
     table: Topology,
+    lake: LakePlace,
     *,
     concurrency: int,
     gather_quiet: float | None = None,
@@ -74,6 +78,7 @@ def all_services(
         stage_service(build_evaluator(load(EvaluatorSettings), workshop.registry), workshop, concurrency),
         # a start of a plan that is not ours is nobody's
         batch_service(build_trainer(trainer, workshop.registry), workshop, stale_after=0.0),
+        *build_lakehouse(workshop, load(LakehouseSettings), lake, stale_after=0.0),
         stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, concurrency),
         build_ingestor(workshop, load(IngestorSettings), read_run, concurrency=concurrency),
         # what was cut off by the last stop is found at once: the first sweep spares nothing for its youth
@@ -156,6 +161,7 @@ class Embedded:
             database,
             self._read_run,
             table,
+            LakePlace.in_folder(self.data, settings.buckets),
             concurrency=settings.concurrency,
             gather_quiet=self._gather_quiet,
             fires=self._fires,

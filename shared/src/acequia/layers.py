@@ -17,6 +17,9 @@ UNKNOWN_DATASET = "_unknown"
 CANARY_PREFIX = "_doctor/"
 """Objects below it, in any layer, are `acequia doctor`'s: no stage takes them for work."""
 
+WAREHOUSE = "warehouse/"
+"""Below it, in LAKE, lie the tables' own files: none of them is an object of ours."""
+
 
 class Layer(StrEnum):
     LANDING = "landing"

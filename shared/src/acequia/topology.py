@@ -78,12 +78,14 @@ READERS: tuple[Reader, ...] = (
     Reader("ingestor", Layer.LANDING, "acequia.ingestor"),
     Reader("transformer", Layer.RAW, "acequia.transformer"),
     Reader("trainer", Layer.SILVER, "acequia.trainer"),
+    Reader("lakehouse", Layer.SILVER, "acequia.lakehouse"),
     Reader("evaluator", Layer.MODELS, "acequia.evaluator"),
 )
 WRITES: Mapping[str, Layer] = {
     "ingestor": Layer.RAW,
     "transformer": Layer.SILVER,
     "trainer": Layer.MODELS,
+    "lakehouse": Layer.LAKE,
     "evaluator": Layer.EVAL,
 }
 AUDIT_QUEUE = "acequia.audit"

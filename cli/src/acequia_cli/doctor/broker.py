@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -30,7 +30,9 @@ NAMED_MOST = 6
 LONG = 1000
 """Messages from which a queue is called long: from there the reconciler sends nothing again."""
 SIGN_OF_LIFE = timedelta(seconds=60)
-"""A trainer that renews a plan's start is at work, and consumes nothing meanwhile."""
+"""Who renews a plan's start is at work on it, and consumes nothing meanwhile."""
+PLANNING = ("trainer", "lakehouse")
+"""Stages whose work is planned."""
 DEAD_LETTER_SECONDS = 10.0
 
 START_BROKER = "start RabbitMQ, or set RABBITMQ_URL to its address as this machine reaches it"
@@ -202,15 +204,15 @@ async def examine_traffic(
     working = [queue for queue in table.queues if queue.dead is not None and queue.rungs_of is None]
     there = [queue for queue in working if queue.name in first and queue.name in second]
     idle = [q.stage for q in there if not (first[q.name].consumers or second[q.name].consumers)]
-    training = "trainer" in idle and store is not None and await _is_training(store)
-    idle = [stage for stage in idle if not (training and stage == "trainer")]
+    planning = {s for s in idle if s in PLANNING and store is not None and await _is_at_a_plan(store, s)}
+    idle = [stage for stage in idle if stage not in planning]
     if not there:
         chart.skip((CONSUMERS, DEAD, LENGTH), "there are no queues")
         return
     if not idle and len(there) < len(working):
         chart.skip((CONSUMERS,), "there are queues missing")
     else:
-        tell_consumers(chart, idle, training=training)
+        tell_consumers(chart, idle, planning)
     tell_dead(chart, table, first, second)
     tell_lengths(chart, [queue.name for queue in there], first, second)
 
@@ -221,11 +223,11 @@ async def _look(bus: RabbitProbe, queues: Sequence[Queue]) -> dict[str, QueueLoo
     return {name: look for name, look in looks.items() if look is not None}
 
 
-async def _is_training(store: ObjectStore) -> bool:
-    """Whether someone renewed the start of a plan just now."""
+async def _is_at_a_plan(store: ObjectStore, stage: str) -> bool:
+    """Whether someone renewed the start of a plan of the stage's just now."""
     now = datetime.now(UTC)
     try:
-        async for info in store.list_objects(Layer.LEDGER, "plans/trainer/"):
+        async for info in store.list_objects(Layer.LEDGER, f"plans/{stage}/"):
             if ".start-" in info.key and now - info.last_modified < SIGN_OF_LIFE:
                 return True
     except AcequiaError:
@@ -233,7 +235,7 @@ async def _is_training(store: ObjectStore) -> bool:
     return False
 
 
-def tell_consumers(chart: Chart, idle: Sequence[str], *, training: bool) -> None:
+def tell_consumers(chart: Chart, idle: Sequence[str], at_a_plan: Collection[str]) -> None:
     """`idle`: stages whose queue nobody consumes."""
     if idle:
         chart.fail(
@@ -242,8 +244,10 @@ def tell_consumers(chart: Chart, idle: Sequence[str], *, training: bool) -> None
             f"start it (`docker compose up -d {' '.join(idle)}`); if it runs, its /ready and log say what it waits for",
         )
     else:
-        more = "; the trainer is at a training, and consumes when it has ended" if training else ""
-        chart.ok(CONSUMERS, f"each stage's queue has one{more}")
+        working = "".join(
+            f"; the {stage} is at a plan, and consumes when that has ended" for stage in sorted(at_a_plan)
+        )
+        chart.ok(CONSUMERS, f"each stage's queue has one{working}")
 
 
 def tell_dead(chart: Chart, table: Topology, first: Mapping[str, QueueLook], second: Mapping[str, QueueLook]) -> None:

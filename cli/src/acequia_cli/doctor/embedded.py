@@ -24,7 +24,7 @@ from acequia_cli.postgres import EmbeddedPostgres
 
 FOLDER, OPENS, VERSIONS = "folder", "installation", "versions"
 POSTGRES, CANARY = "postgresql", "canary"
-PACKAGES = ("cli", "ingestor", "transformer", "trainer", "evaluator", "auditor", "reconciler")
+PACKAGES = ("cli", "ingestor", "transformer", "trainer", "evaluator", "lakehouse", "auditor", "reconciler")
 
 
 async def examine_embedded(chart: Chart, data: Path, settings: AcequiaSettings) -> None:

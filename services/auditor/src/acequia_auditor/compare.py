@@ -16,6 +16,7 @@ from acequia.ports import ObjectInfo, ObjectStore
 from acequia_auditor.database import Database
 from acequia_auditor.dead_letters import DeadLetter, State
 from acequia_auditor.rebuild import (
+    COMMITS,
     DEAD,
     DONE,
     EVALUATIONS,
@@ -92,7 +93,7 @@ class _Comparing:
     async def run(self) -> AsyncIterator[tuple[str, int]]:
         heads = await self._database.fetch("chain_head")
         self._until = (heads[0]["seq"] or 0) if heads else 0
-        for source in (DONE, SILVER, QUARANTINE, MODELS, EVALUATIONS, DEAD):
+        for source in (DONE, SILVER, QUARANTINE, MODELS, EVALUATIONS, COMMITS, DEAD):
             seen = 0
             batch: list[ObjectInfo] = []
             async for info in list_source(self._store, source):

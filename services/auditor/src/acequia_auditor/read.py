@@ -367,7 +367,7 @@ def _json(text: Any) -> Any:
 def _state(row: asyncpg.Record) -> State:
     statuses = set(row["ingest_statuses"] or ())
     alone = not row["ingestions"]
-    if alone and not row["trainings"]:
+    if alone and not row["plans"]:
         return State.RUNNING if row["events"] else State.ACCEPTED
     if Status.IMPORTED in statuses and row["events"] == row["ingestions"]:
         return State.IMPORTED

@@ -21,7 +21,7 @@ from acequia.events import (
     unfold_record,
     utc_now,
 )
-from acequia.layers import CANARY_PREFIX, Buckets, Layer
+from acequia.layers import CANARY_PREFIX, WAREHOUSE, Buckets, Layer
 from acequia.ports import ObjectInfo, ObjectStore
 from acequia_auditor.database import Database
 from acequia_auditor.dead_letters import DeadLetter, store_letters
@@ -63,6 +63,7 @@ COMMANDS = Source("commands", Layer.LEDGER, "commands/", ".json")
 SILVER = Source("silver", Layer.SILVER, "", ".parquet")
 QUARANTINE = Source("quarantine", Layer.QUARANTINE, "", ".rejected.json")
 MODELS = Source("models", Layer.MODELS, "", "/model.json")
+COMMITS = Source("lake", Layer.LAKE, "", "/commit.json")
 EVALUATIONS = Source("evaluations", Layer.EVAL, "", "/evaluation.json")
 
 
@@ -80,9 +81,11 @@ async def list_source(store: ObjectStore, source: Source, since: datetime | None
 
 async def _folders(store: ObjectStore, source: Source, since: datetime | None) -> list[str]:
     """Where to list: everything, or only the date folders that can hold something of `since` or later."""
-    if since is None or source.layer is Layer.LEDGER:
+    if source.layer is Layer.LEDGER or (since is None and source is not COMMITS):
         return [source.prefix]
-    datasets = await store.list_folders(source.layer, source.prefix)
+    datasets = [f for f in await store.list_folders(source.layer, source.prefix) if f != WAREHOUSE]
+    if since is None:
+        return datasets
     if source is QUARANTINE:  # <stage>/<dataset>/date=...
         datasets = [d for stage in datasets for d in await store.list_folders(source.layer, stage)]
     # an object's date is that of its run's acceptance: what is written now may belong to a run of days ago
@@ -183,6 +186,7 @@ class _Rebuild:
             (QUARANTINE, self._read_json),
             (MODELS, self._read_json),
             (EVALUATIONS, self._read_json),
+            (COMMITS, self._read_json),
         )
         for source, read in sources:
             await self._take_in(source.title, list_source(self._store, source, self._since), read)

@@ -18,7 +18,8 @@ def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
     own = load(IngestorSettings)
     auditor = httpx.AsyncClient(base_url=own.auditor_url, timeout=5.0)
     reconciler = httpx.AsyncClient(base_url=own.reconciler_url, timeout=5.0)
-    read_run, routers = AuditorClient(auditor), (read_side_router(auditor, reconciler),)
+    lakehouse = httpx.AsyncClient(base_url=own.lakehouse_url, timeout=5.0)
+    read_run, routers = AuditorClient(auditor), (read_side_router(auditor, reconciler, lakehouse),)
     return (build_ingestor(workshop, own, read_run, concurrency=settings.concurrency, routers=routers),)
 
 

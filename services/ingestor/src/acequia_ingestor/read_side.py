@@ -1,4 +1,4 @@
-"""What the auditor and the reconciler answer, at the ingestor's address, so that a user needs one URL."""
+"""What the auditor, the reconciler and the lakehouse answer, at the ingestor's address, so that a user needs one URL."""
 
 import json
 import logging
@@ -36,17 +36,21 @@ OF_THE_RECONCILER = (
     ("GET", "/schedules"),
     ("POST", "/schedules/{name}/fire"),
 )
+OF_THE_LAKEHOUSE = (("GET", "/lake/tables"), ("POST", "/lake/compact"), ("POST", "/lake/expire"))
 LONG = frozenset({"/audit/verify", "/audit/compare", "/verify"})
 """GETs that may read the whole store or the whole database: the answer takes as long as it takes, as a POST's does."""
 _HANDED_ON = ("content-type", "retry-after")
 
 
-def read_side_router(auditor: httpx.AsyncClient, reconciler: httpx.AsyncClient) -> APIRouter:
-    """Hands on what the two answer, long answers line by line. Where one is away: 503, for its calls only."""
+def read_side_router(
+    auditor: httpx.AsyncClient, reconciler: httpx.AsyncClient, lakehouse: httpx.AsyncClient
+) -> APIRouter:
+    """Hands on what these answer, long answers line by line. Where one is away: 503, for its calls only."""
     router = APIRouter(tags=["read side"])
     for name, client, routes in (
         ("auditor", auditor, OF_THE_AUDITOR),
         ("reconciler", reconciler, OF_THE_RECONCILER),
+        ("lakehouse", lakehouse, OF_THE_LAKEHOUSE),
     ):
         neighbour = _Neighbour(name, client)
         for method, path in routes:

@@ -6,10 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
 from pyiceberg.catalog import Catalog, load_catalog
 
 from acequia.errors import ConfigurationError
-from acequia.layers import Buckets, Layer
+from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
 from acequia_lakehouse.problems import translated
 from acequia_lakehouse.settings import LakehouseSettings
@@ -30,7 +31,7 @@ class Place:
     properties: Mapping[str, str]
     """Of pyiceberg's FileIO."""
     catalog_uri: str = ""
-    """Of the catalog where the settings name none."""
+    """Of an embedded installation: its own catalog, whatever the settings name."""
 
     @classmethod
     def on_server(cls, minio: MinioSettings, buckets: Buckets) -> "Place":
@@ -44,7 +45,7 @@ class Place:
             "s3.connect-timeout": "10",
             "s3.request-timeout": "60",
         }
-        return cls(roots, f"{roots[Layer.LAKE]}warehouse", properties)
+        return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties)
 
     @classmethod
     def in_folder(cls, data: Path, buckets: Buckets) -> "Place":
@@ -67,9 +68,14 @@ class Place:
 
 def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
     """The catalog that the settings name. Raises ConfigurationError, or TransientFailure where it is away."""
-    warehouse = settings.warehouse or place.warehouse
-    properties = {**place.properties, "warehouse": warehouse, **settings.catalog_properties, "type": settings.catalog}
-    uri = settings.catalog_uri.get_secret_value() or (place.catalog_uri if settings.catalog == "sql" else "")
+    settings = settings_at(settings, place)
+    properties = {
+        **place.properties,
+        "warehouse": settings.warehouse,
+        **settings.catalog_properties,
+        "type": settings.catalog,
+    }
+    uri = settings.catalog_uri.get_secret_value()
     if settings.catalog != "glue":
         if not uri:
             raise ConfigurationError(
@@ -85,6 +91,14 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
     with translated():
         return load_catalog(settings.catalog_name, **properties)
+
+
+def settings_at(settings: LakehouseSettings, place: Place) -> LakehouseSettings:
+    """As they hold there: those of an embedded installation's catalog are its own."""
+    if not place.catalog_uri:
+        return settings.model_copy(update={"warehouse": settings.warehouse.rstrip("/") or place.warehouse})
+    own = {"catalog": "sql", "catalog_uri": SecretStr(place.catalog_uri), "catalog_properties": {}}
+    return settings.model_copy(update={**own, "warehouse": place.warehouse})
 
 
 def _let_readers_be(file: Path) -> None:

@@ -29,7 +29,7 @@ class LakehouseSettings(BaseSettings):
     namespace: Annotated[
         str, Field(pattern=r"^[a-z][a-z0-9_]{0,60}$", description="Of the tables: silver.<dataset>")
     ] = "silver"
-    gather_quiet: Annotated[float, Field(ge=0, description="Seconds without news after which a plan is made")] = 1.0
+    gather_quiet: Annotated[float, Field(ge=0, description="Seconds without news after which a plan is made")] = 0.5
     gather_most: Annotated[float, Field(ge=0, description="Seconds after which a plan is made in any case")] = 5.0
     plan_rows: Annotated[int, Field(ge=1, description="Rows of one commit, at most, but one object in any case")] = (
         2_000_000

@@ -31,7 +31,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import IcebergType, IntegerType, LongType, NestedField, PrimitiveType, StringType
 
 from acequia.errors import ConfigurationError, TransientFailure
-from acequia_lakehouse.catalog import INTERNAL, Place, open_catalog
+from acequia_lakehouse.catalog import INTERNAL, Place, open_catalog, settings_at
 from acequia_lakehouse.problems import Outdone, translated
 from acequia_lakehouse.settings import LakehouseSettings
 from acequia_lakehouse.types import NotParquet, as_rows, taken
@@ -103,9 +103,9 @@ class Tables:
     """The tables of one catalog. Safe among threads."""
 
     def __init__(self, settings: LakehouseSettings, place: Place) -> None:
-        self.settings = settings
+        self.settings = settings = settings_at(settings, place)
         self.place = place
-        self.silver = Silver(load_file_io({**place.properties, **settings.catalog_properties}, place.warehouse))
+        self.silver = Silver(load_file_io({**place.properties, **settings.catalog_properties}, settings.warehouse))
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
         self._files: dict[str, tuple[LiveFile, ...]] = {}
@@ -152,7 +152,7 @@ class Tables:
             return table
         location = None
         if self.settings.catalog != "rest":  # such a catalog decides where its tables lie
-            location = f"{self.settings.warehouse or self.place.warehouse}/{name[0]}/{name[1]}"
+            location = f"{self.settings.warehouse}/{name[0]}/{name[1]}"
         with translated():
             self.catalog.create_namespace_if_not_exists(name[0])
             table = self.catalog.create_table_if_not_exists(

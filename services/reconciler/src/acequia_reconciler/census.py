@@ -55,9 +55,13 @@ MOST_LOOKS = 10_000
 """So many orphans of a reader are looked at once more, by HEAD; beyond that the listings have the word."""
 _COMMAND = re.compile(r"^commands/([0-9a-f-]{36})\.json$")
 _DONE = re.compile(r"^done/([0-9a-f-]{36})\.json$")
-_COMMIT_FILE: Mapping[str, str] = {"trainer": "model.json", "evaluator": "evaluation.json"}
+_COMMIT_FILE: Mapping[str, str] = {
+    "trainer": "model.json",
+    "lakehouse": "commit.json",
+    "evaluator": "evaluation.json",
+}
 _REPORT = "report.html"
-_PLANNING = frozenset({"trainer"})
+PLANNING = frozenset({"trainer", "lakehouse"})
 """Readers whose work is planned: many objects in, one artifact out."""
 
 
@@ -248,7 +252,7 @@ class Census:
         grace: float = 0.0,
         busy: Collection[str] = (),
         outputs: bool = False,
-        plans: dict[str, PlanIndex] | None = None,
+        plans: dict[tuple[str, str], PlanIndex] | None = None,
     ) -> None:
         self._workshop = workshop
         self._topology = topology
@@ -256,13 +260,13 @@ class Census:
         self._busy = busy
         self._outputs = outputs
         self._begun = utc_now()
-        self._plans: dict[str, PlanIndex] = {} if plans is None else plans
+        self._plans: dict[tuple[str, str], PlanIndex] = {} if plans is None else plans
         self._variants = {reader.stage: Variants(workshop.store, reader.stage) for reader in READERS}
         self._done = _Done()
-        self._planned_before: dict[str, int] = {}
-        """By dataset: the last plan that was known when the look began."""
-        self.open_plans: dict[str, list[Stem]] = {}
-        """Plans that have not ended, by dataset: as far as a look at their reader, or at what it writes, told."""
+        self._planned_before: dict[tuple[str, str], int] = {}
+        """By reader and dataset: the last plan that was known when the look began."""
+        self.open_plans: dict[tuple[str, str], list[Stem]] = {}
+        """Plans that have not ended, by reader and dataset: as far as a look at either end of the reader told."""
 
     def findings(self, reader: str, marks: Mapping[str, datetime] | None = None) -> AsyncGenerator[Finding]:
         """Every object of the reader, dataset by dataset, the oldest stem first. Orphans were looked at once more.
@@ -298,8 +302,8 @@ class Census:
                 current, since = folder, (marks or {}).get(folder)
                 outcomes = _Outcomes(self._workshop, stage, folder, since, reads=reader.layer)
                 dataset = registry.get(folder)
-                applies = stage in dataset.readers if dataset else stage not in _PLANNING
-                if stage in _PLANNING and applies:
+                applies = stage in dataset.readers if dataset else stage not in PLANNING
+                if stage in PLANNING and applies:
                     coverage, ends = await self._coverage(stage, folder, since)
             name = Name.of_key(info.key)
             if name is None:
@@ -313,7 +317,7 @@ class Census:
                 continue
             place = place_of(info.key, len(folder) + 1)
             outcome = await outcomes.at(place)
-            if stage in _PLANNING:
+            if stage in PLANNING:
                 covered = [ends[meaning] for meaning in await coverage.of(place.rpartition("/")[2][:-1])]
                 found.taken = coverage.took(info.key)
                 yield self._planned(found, covered, dead=outcome.dead)
@@ -382,7 +386,7 @@ class Census:
     async def _foreign(self, reader: Reader, info: ObjectInfo) -> Finding:
         """An object that somebody else named: its reader rejects it under the stem that follows from it."""
         found = Finding(reader.stage, UNKNOWN_DATASET, info, Fate.ORPHAN, "", info.last_modified)
-        if reader.stage in _PLANNING:
+        if reader.stage in PLANNING:
             reason = f"not named as an object of ours: the {reader.stage} leaves it"
             return found.told(Fate.NOT_APPLICABLE, reason)
         bucket = self._workshop.buckets.of(info.layer)
@@ -430,9 +434,9 @@ class Census:
     # plans
 
     async def _coverage(self, stage: str, dataset: str, since: datetime | None) -> tuple[Coverage, Sequence[_Ended]]:
-        index = self._plans.setdefault(dataset, PlanIndex(self._workshop, stage, dataset))
+        index = self._index(stage, dataset)
         await index.refresh(since.date() if since else None)
-        self._planned_before[dataset] = index.last
+        self._planned_before[stage, dataset] = index.last
         if not self._outputs:  # what a plan covers is its reader's to end
             return Coverage(index, {}), [_Ended(Fate.DONE, "a plan covers it")]
         ends = [_JUST_COVERED]
@@ -443,29 +447,33 @@ class Census:
             meanings[number] = ends.index(ended)
         return Coverage(index, meanings), ends
 
-    async def look_at_plans(self, dataset: str, since: datetime | None) -> None:
+    async def look_at_plans(self, stage: str, dataset: str, since: datetime | None) -> None:
         """Find the plans made at `since` or later that are open: `open_plans`."""
-        for stage in _PLANNING:
-            index = self._plans.setdefault(dataset, PlanIndex(self._workshop, stage, dataset))
-            await index.refresh(since.date() if since else None)
-            async for _ in self._ended(index, since):
-                pass
+        index = self._index(stage, dataset)
+        await index.refresh(since.date() if since else None)
+        async for _ in self._ended(index, since):
+            pass
+
+    def _index(self, stage: str, dataset: str) -> PlanIndex:
+        return self._plans.setdefault((stage, dataset), PlanIndex(self._workshop, stage, dataset))
 
     async def _ended(self, index: PlanIndex, since: datetime | None) -> AsyncIterator[tuple[int, _Ended]]:
         """What became of each plan, the oldest first."""
         outcomes = _Outcomes(self._workshop, index.stage, index.dataset, since)
-        self.open_plans[index.dataset] = still_open = []
+        self.open_plans[index.stage, index.dataset] = still_open = []
         plans = [(f"date={stem.at:%Y-%m-%d}/{stem}.", number, stem) for number, stem in index.stems.items()]
         for place, number, stem in sorted(plans):
             if since is None or stem.at >= since:
-                ended = await self._end(await outcomes.at(place))
+                ended = await self._end(index.stage, await outcomes.at(place))
                 if ended.fate is Fate.IN_FLIGHT:
                     still_open.append(stem)
                 yield number, ended
 
-    async def _end(self, outcome: _Outcome) -> _Ended:
+    async def _end(self, stage: str, outcome: _Outcome) -> _Ended:
         broken = None
         for variant in outcome.commits:
+            if stage != "trainer":
+                return _Ended(Fate.DONE, "the commit object of its plan stands", variant)
             card = next(i for i in outcome.beside if i.key.endswith(f".{variant}/model.json"))
             named = await self._model_of(card) if self._outputs else None
             if named is None or any(i.key == named for i in outcome.beside):
@@ -633,19 +641,19 @@ class Census:
 
     async def _look_again(self, asked: Sequence[Finding]) -> set[int]:
         """Correct what is told of the findings; the `id` of those whose object is gone."""
-        planned = {f.dataset for f in asked if f.reader in _PLANNING}
-        fresh = {dataset: await self._just_covered(dataset) for dataset in planned}
+        planned = {(f.reader, f.dataset) for f in asked if f.reader in PLANNING}
+        fresh = {each: await self._just_covered(each) for each in planned}
         found = await asyncio.gather(*(self._once_more(f, fresh) for f in asked))
         return {id(f) for f, again in zip(asked, found, strict=True) if again is None}
 
-    async def _just_covered(self, dataset: str) -> set[str]:
+    async def _just_covered(self, planner: tuple[str, str]) -> set[str]:
         """Stems that plans cover which were made since this look began."""
-        index = self._plans[dataset]
+        index = self._plans[planner]
         await index.refresh(self._begun.date())
-        new = await index.inputs(range(self._planned_before[dataset] + 1, index.last + 1))
+        new = await index.inputs(range(self._planned_before[planner] + 1, index.last + 1))
         return {stem for inputs in new.values() for stem, _ in inputs}
 
-    async def _once_more(self, finding: Finding, covered: Mapping[str, Collection[str]]) -> Finding | None:
+    async def _once_more(self, finding: Finding, covered: Mapping[tuple[str, str], Collection[str]]) -> Finding | None:
         """None: it is gone, or another version lies there now."""
         info, store = finding.info, self._workshop.store
         head = await store.head(info.layer, info.key)
@@ -657,9 +665,9 @@ class Census:
             return await self._ingested_meanwhile(finding)
         name = Name.of_key(info.key)
         stem = name.stem if name else foreign_stem(info, self._workshop.buckets.of(info.layer))
-        if finding.reader not in _PLANNING:
+        if finding.reader not in PLANNING:
             return self._judged(finding, await self._look_up(finding.reader, stem))
-        just = str(stem) in covered[finding.dataset]
+        just = str(stem) in covered[finding.reader, finding.dataset]
         return finding.told(_JUST_COVERED.fate, _JUST_COVERED.reason) if just else finding
 
     async def _ingested_meanwhile(self, finding: Finding) -> Finding:

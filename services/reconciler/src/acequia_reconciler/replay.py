@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from acequia.datasets import Registry
 from acequia.errors import QueueFull
 from acequia.events import utc_now
 from acequia.layers import Layer, Name, held_key
@@ -33,6 +34,7 @@ class Replay(BaseModel):
     only_missing: Annotated[bool, Field(description="Only objects without an outcome of any variant")] = False
     stale: Annotated[bool, Field(description="Only objects that the current variant has not made, anew")] = False
     dry_run: Annotated[bool, Field(description="Only name the objects")] = False
+    reader: Annotated[str | None, Field(description="Only to this stage; default: to each that reads the layer")] = None
 
     @field_validator("since", "until")
     @classmethod
@@ -44,6 +46,17 @@ class Replay(BaseModel):
 
 def readers_of(layer: Layer) -> list[Reader]:
     return [reader for reader in READERS if reader.layer is layer]
+
+
+def readers_asked(registry: Registry, asked: Replay) -> list[Reader]:
+    """The layer's readers that the dataset has, or the one that is asked for."""
+    dataset = registry.get(asked.dataset)
+    return [
+        reader
+        for reader in readers_of(Layer(asked.layer))
+        if asked.reader in (None, reader.stage)
+        and (dataset is None or reader.layer is Layer.LANDING or reader.stage in dataset.readers)
+    ]
 
 
 @dataclass(slots=True)
@@ -69,14 +82,14 @@ async def replay(workshop: Workshop, topology: Topology, asked: Replay) -> Async
     """Send what `asked` says. Documents: `progress`, in a dry run `object`, and last `result`.
 
     `result`: `seen` objects of these times, `matched` of them were meant, `sent`, and `dead` ones left alone, for which
-    `acequia dlq replay` is there. While the replay queue is full it waits. Raises as store and bus do.
+    `acequia dlq replay` is there; where a layer has several readers, an object counts at each of them. While the replay
+    queue is full it waits. Raises as store and bus do.
     """
-    layer = Layer(asked.layer)
-    for reader in readers_of(layer):
-        counts = _Counts()
+    counts = _Counts()
+    for reader in readers_asked(workshop.registry, asked):
         async for document in _replay(workshop, topology, asked, reader, counts):
             yield document
-        yield counts.document("result")
+    yield counts.document("result")
 
 
 async def _replay(

@@ -16,7 +16,7 @@ from acequia.events import utc_now
 from acequia.layers import Layer
 from acequia.ports import Message, ObjectInfo
 from acequia.runner import Workshop, event_again
-from acequia.topology import READERS, Topology, replay_queue
+from acequia.topology import READERS, WRITES, Topology, replay_queue
 from acequia_reconciler.census import COMMANDS, IN_FLIGHT, Census, Fate, Finding
 from acequia_reconciler.marks import Marks
 from acequia_reconciler.plans import PlanIndex
@@ -114,7 +114,7 @@ class Sweeper:
         self._full_every = timedelta(seconds=full_every)
         self._sent: dict[tuple[str, str, str], float] = {}
         """When (monotonic) an object was sent, by queue, uri and etag: it lies in the queue or is in work since."""
-        self._plans: dict[str, PlanIndex] = {}
+        self._plans: dict[tuple[str, str], PlanIndex] = {}
         self._landing_after = 0.0
         """When (monotonic) LANDING is looked at again."""
         self._lock = asyncio.Lock()
@@ -149,28 +149,29 @@ class Sweeper:
         census = Census(self._workshop, self._topology, grace=grace, plans=self._plans)
         commands = await self._find(census, COMMANDS, None, _Settled(latest), result)
         floor = min([latest, *commands.oldest.values()]) if not commands.failed else None
-        before: Mapping[str, datetime] = {}
+        coming: dict[Layer, _Settled] = {}
         for reader in READERS:
             marks = (await Marks.read(store, reader.stage)).believed(begun, latest)
             all_of_it = full or marks.full_at is None or begun - marks.full_at >= self._full_every
             if reader.layer is Layer.LANDING:
                 if not full and time.monotonic() < self._landing_after:
                     landed = marks.datasets.get(EVERYTHING)
-                    floor = min(floor, landed) if floor and landed else None
+                    coming[WRITES[LANDING]] = _Settled(min(floor, landed) if floor and landed else None)
                     continue
                 settled = await self._find_landing(census, _Settled(latest), result)
                 at = min([latest, *settled.oldest.values()])
                 marks.datasets = {EVERYTHING: at}
-                floor = min(floor, at) if floor and not settled.failed else None
+                coming[WRITES[LANDING]] = _Settled(min(floor, at) if floor and not settled.failed else None)
             else:
+                settled = coming[reader.layer]
                 if reader.layer is Layer.MODELS:
-                    floor, before = None, await self._plans_made(census, marks, latest, full=all_of_it)
+                    settled = _Settled(None, await self._plans_made(census, marks, latest, full=all_of_it))
                     if all_of_it:
                         await self._remove_unnamed(result, dry_run=dry_run)
-                settled = _Settled(floor, before)
+                settled = _Settled(settled.floor, settled.before)
                 await self._find(census, reader.stage, None if all_of_it else marks.datasets, settled, result)
                 before = settled.marks()
-                floor = floor if settled.whole else None
+                coming[WRITES[reader.stage]] = _Settled(settled.floor if settled.whole else None, before)
                 # what a look at everything did not come to has no mark: the next one does
                 marks.datasets = before if all_of_it else marks.datasets | before
             if not dry_run and not settled.failed:
@@ -221,15 +222,16 @@ class Sweeper:
     ) -> Mapping[str, datetime]:
         """By dataset the time of the oldest plan that is open: its model is still to come."""
         before: dict[str, datetime] = {}
+        (planner,) = (stage for stage, layer in WRITES.items() if layer is Layer.MODELS)
         for dataset in self._workshop.registry:
             try:
-                await census.look_at_plans(dataset, None if full else marks.datasets.get(dataset))
+                await census.look_at_plans(planner, dataset, None if full else marks.datasets.get(dataset))
             except TransientFailure:
                 raise
             except Exception:
                 log.exception("sweep: a plan of %s can't be read", dataset)
             else:
-                before[dataset] = min([latest, *(stem.at for stem in census.open_plans[dataset])])
+                before[dataset] = min([latest, *(stem.at for stem in census.open_plans[planner, dataset])])
         return before
 
     # send

@@ -12,7 +12,7 @@ from typing import Any
 from acequia.layers import Layer
 from acequia.runner import Workshop
 from acequia.topology import READERS, Topology, replay_queue
-from acequia_reconciler.census import COMMANDS, Census, Fate
+from acequia_reconciler.census import COMMANDS, PLANNING, Census, Fate
 
 PROGRESS_EVERY = 1000
 """Objects between two words on how far it is."""
@@ -45,9 +45,10 @@ async def verify(
                     yield {"orphan": {**about, "uri": finding.info.uri, "since": since, "reason": finding.reason}}
                 if seen % PROGRESS_EVERY == 0:
                     yield {"progress": {**about, "seen": seen}}
-            if layer is Layer.SILVER:  # also those of which no object is left
-                for dataset in workshop.registry.keys() - census.open_plans.keys():
-                    await census.look_at_plans(dataset, None)
+            if reader in PLANNING:  # also those of which no object is left
+                for dataset in workshop.registry:
+                    if (reader, dataset) not in census.open_plans:
+                        await census.look_at_plans(reader, dataset, None)
         except (ValueError, KeyError, TypeError) as error:
             problems.append(
                 f"{reader}: something in LEDGER can't be read, so its objects are not all counted: {error!r}"
@@ -84,7 +85,9 @@ def _unsettled(sums: Mapping[tuple[str, str, str], Counter[Fate]], census: Censu
         if fates[Fate.IN_FLIGHT]
     ]
     return flying + [
-        f"{len(stems)} plans of {dataset} are open" for dataset, stems in census.open_plans.items() if stems
+        f"{len(stems)} plans of {dataset} are open at {stage}"
+        for (stage, dataset), stems in census.open_plans.items()
+        if stems
     ]
 
 

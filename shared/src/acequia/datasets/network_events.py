@@ -191,7 +191,7 @@ DATASET = Dataset(
         "network_events*.csv*",
         "network_events*.parquet",
     ),
-    readers=frozenset({"transformer", "trainer", "evaluator"}),
+    readers=frozenset({"transformer", "trainer", "evaluator", "lakehouse"}),
     event_time="timestamp",
     features=(  # what the transformer adds and documents
         "log_bytes",

@@ -1,6 +1,7 @@
 -- How far each run is. $1: run ids; $2, $3, $4: which stages read which layer of which dataset.
 -- A run's objects are followed by uri and etag ('' where a record does not know it): from what the ingestor wrote to
--- the transformer's outcomes, from those to the first training that covered them, from that model to its evaluation.
+-- the transformer's outcomes, from those to the first plan of each reader that covered them, from a training's model to
+-- its evaluation.
 WITH picked AS (
     SELECT DISTINCT run_id FROM unnest($1::uuid[]) AS p (run_id)
 ),
@@ -60,18 +61,18 @@ at_silver AS (
         LIMIT 1
     ) AS b ON true
 ),
-trainings AS (
-    SELECT run_id, dataset, event_id, status, rank, finished FROM at_silver WHERE event_id IS NOT NULL
+plans AS (
+    SELECT run_id, dataset, stage, event_id, status, rank, finished FROM at_silver WHERE event_id IS NOT NULL
     UNION
-    -- the run is a training's own
-    SELECT e.run_id, e.dataset, e.event_id, e.status, e.rank, e.finished
+    -- the run is a plan's own
+    SELECT e.run_id, e.dataset, e.stage, e.event_id, e.status, e.rank, e.finished
     FROM acequia.endings AS e
     JOIN picked AS p ON p.run_id = e.run_id
     JOIN readers AS r ON r.dataset = e.dataset AND r.layer = 'silver' AND r.stage = e.stage
 ),
 models AS (
     SELECT DISTINCT t.run_id, t.dataset, t.finished, o.uri, o.etag
-    FROM trainings AS t
+    FROM plans AS t
     JOIN acequia.event_objects AS o
         ON o.event_id = t.event_id AND o.role = 'output' AND o.layer = 'models' AND o.uri LIKE '%/model.json'
     WHERE t.rank = 0 AND t.status = 'SUCCESS'
@@ -98,7 +99,7 @@ steps AS (
     UNION ALL
     SELECT run_id, event_id, rank, finished FROM at_silver
     UNION ALL
-    SELECT run_id, event_id, rank, finished FROM trainings
+    SELECT run_id, event_id, rank, finished FROM plans
     UNION ALL
     SELECT run_id, event_id, rank, finished FROM at_models
 ),
@@ -149,7 +150,8 @@ SELECT
     (SELECT jsonb_object_agg(b.rule, b.n) FROM by_rule AS b WHERE b.run_id = p.run_id) AS quarantined_by_rule,
     (SELECT count(*) FROM raw AS r WHERE r.run_id = p.run_id) AS raw_objects,
     (SELECT count(*) FROM silver AS s WHERE s.run_id = p.run_id) AS silver_objects,
-    (SELECT count(*) FROM trainings AS t WHERE t.run_id = p.run_id) AS trainings,
+    (SELECT count(*) FROM plans AS t WHERE t.run_id = p.run_id) AS plans,
+    (SELECT count(*) FROM plans AS t WHERE t.run_id = p.run_id AND t.stage = 'trainer') AS trainings,
     (SELECT count(*) FROM steps AS s WHERE s.run_id = p.run_id AND s.event_id IS NULL) AS pending,
     (SELECT count(*) FROM steps AS s WHERE s.run_id = p.run_id AND s.rank > 0) AS failed,
     (SELECT count(*) FROM acequia.audit_events AS e WHERE e.run_id = p.run_id AND e.kind <> 'accepted') AS events,
