@@ -11,6 +11,7 @@ import pytest
 
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
+from acequia.adapters.telling import TellingStore
 from acequia.events import ObjectCreated, parse_notification
 from acequia.layers import Buckets, Layer
 from acequia.ports import Ack, Bus, Delivery, ObjectStore, Settlement
@@ -178,10 +179,21 @@ class World:
         return self.events
 
 
+@pytest.fixture(
+    params=[
+        "embedded",
+        "embedded, telling",
+        pytest.param("real", marks=pytest.mark.stack),
+        pytest.param("real, telling", marks=pytest.mark.stack),
+    ]
+)
+def stored(request: pytest.FixtureRequest) -> str:
+    """Which store; `telling`: the store's own events are none, and what is written through TellingStore is told."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def world(
-    adapter: str, request: pytest.FixtureRequest, tmp_path: Path, fresh_prefix: str
-) -> AsyncIterator[World]:
+async def world(stored: str, request: pytest.FixtureRequest, tmp_path: Path, fresh_prefix: str) -> AsyncIterator[World]:
     buckets = Buckets(fresh_prefix)
     queue = Queue(f"contract.{fresh_prefix}.events", "tester", None)
     whole = topology(buckets)
@@ -195,18 +207,22 @@ async def world(
     )
     bus: Bus
     store: ObjectStore
-    if adapter == "embedded":
+    adapter, _, telling = stored.partition(", ")
+    if adapter == "embedded" or telling:
         bus = await SqliteBus.open(tmp_path / "bus.sqlite")
-        await bus.apply(table)
-        store = await DirectoryStore.open(tmp_path / "objects", buckets, bus)
     else:
-        from acequia.adapters.minio import MinioStore
         from acequia.adapters.rabbit import RabbitBus
 
-        stack = request.getfixturevalue("stack")
-        bus = await RabbitBus.connect(stack.rabbit)
-        await bus.apply(table)
-        store = await MinioStore.open(stack.minio, buckets)
+        bus = await RabbitBus.connect(request.getfixturevalue("stack").rabbit)
+    await bus.apply(table)
+    if adapter == "embedded":
+        store = await DirectoryStore.open(tmp_path / "objects", buckets, None if telling else bus)
+    else:
+        from acequia.adapters.minio import MinioStore
+
+        store = await MinioStore.open(request.getfixturevalue("stack").minio, buckets)
+    if telling:
+        store = TellingStore(store, buckets, bus)
     events: list[ObjectCreated] = []
 
     async def keep(delivery: Delivery) -> Settlement:
@@ -220,5 +236,5 @@ async def world(
     yield World(adapter, store, buckets, events)
     await store.close()
     await bus.close()
-    if adapter == "real":
+    if stored == "real":
         await _forget(request.getfixturevalue("stack").rabbit.url.get_secret_value(), [table])

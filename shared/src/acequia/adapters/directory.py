@@ -37,11 +37,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import uuid4
 
+from acequia.adapters.telling import Teller
 from acequia.errors import ConfigurationError, InputGone, RejectedInput, TransientFailure
-from acequia.events import METADATA_LIMIT, ObjectCreated, metadata_size, to_notification
+from acequia.events import METADATA_LIMIT, metadata_size
 from acequia.layers import Buckets, Layer, check_key
-from acequia.ports import Bus, Message, ObjectInfo
-from acequia.topology import OBJECTS, Notification, Topology
+from acequia.ports import Bus, ObjectInfo
+from acequia.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,7 @@ class DirectoryStore:
     def __init__(self, folder: "_Folder", buckets: Buckets, bus: Bus | None) -> None:
         self._folder = folder
         self._buckets = buckets
-        self._bus = bus
-        self._notifications: Sequence[Notification] = ()
+        self._teller = None if bus is None else Teller(bus, buckets)
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="directory")
         self._closed = False
 
@@ -183,7 +183,8 @@ class DirectoryStore:
 
     async def apply(self, topology: Topology) -> None:
         await self._run(self._folder.make_buckets, [self._buckets.of(layer) for layer in topology.layers])
-        self._notifications = tuple(topology.notifications)
+        if self._teller is not None:
+            self._teller.notifications = tuple(topology.notifications)
 
     async def check(self) -> None:
         await self._run(self._folder.check)
@@ -195,24 +196,8 @@ class DirectoryStore:
         self._folder.release()
 
     async def _emit(self, info: ObjectInfo) -> None:
-        for notification in self._notifications:
-            if notification.layer is not info.layer or not info.key.endswith(notification.suffix):
-                continue
-            event = ObjectCreated(
-                layer=info.layer,
-                bucket=self._buckets.of(info.layer),
-                key=info.key,
-                etag=info.etag,
-                size=info.bytes,
-                metadata=info.metadata,
-            )
-            if self._bus is None:
-                continue
-            try:
-                await self._bus.publish(OBJECTS, notification.routing_key, Message(body=to_notification(event)))
-            except TransientFailure as failure:
-                # as with MinIO, the write stands; the reconciler finds the object by listing
-                log.warning("the event of %s is lost, the reconciler will bring it: %s", info.uri, failure)
+        if self._teller is not None:
+            await self._teller.tell(info)
 
     async def _run(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
         """`call` in a thread. A cancel waits for its end, so that nothing goes on behind the caller's back."""
