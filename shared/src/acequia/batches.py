@@ -200,6 +200,11 @@ class Plans:
         number = self._covered.get(str(stem))
         return self.known[number].created_at if number in self.known else None
 
+    def covered_variant(self, stem: Stem) -> str | None:
+        """Of the object that the last plan of this stem took. `covers` first."""
+        plan = self.known.get(self._covered.get(str(stem), 0))
+        return next((c.variant for c in plan.inputs if c.stem == str(stem)), None) if plan else None
+
     def window(self, since: date) -> list[Candidate]:
         """Inputs of the known plans dated `since` or later, newest first; of each stem what the latest plan took."""
         found: dict[str, Candidate] = {}
@@ -468,7 +473,7 @@ class BatchRunner:
                 covered = await plans.covers(arrival.stem)
                 if covered and (since := arrival.stale_since) is not None:
                     covered = (plans.covered_at(arrival.stem) or since) >= since
-                if not covered:
+                if not covered or (self.stage.supersedes and await self._supersedes(plans, arrival)):
                     wanted.setdefault(str(arrival.stem), arrival)
             for stem in sorted(wanted.keys() - candidates.keys()):
                 if (candidate := await self._candidate(wanted[stem])) is not None:
@@ -489,6 +494,14 @@ class BatchRunner:
                     return
                 continue
             plans = await self._refresh(dataset)
+
+    async def _supersedes(self, plans: Plans, arrival: Arrival) -> bool:
+        """Whether it is a newer variant than the one that the last plan of its stem took."""
+        name, taken = Name.of_key(arrival.event.key), plans.covered_variant(arrival.stem)
+        if name is None or name.variant is None or taken is None or name.variant == taken:
+            return False
+        known = await self._written.known()
+        return name.variant not in known or newest_first(known, [name.variant, taken])[0] == name.variant
 
     def _bounded(self, inputs: Sequence[Candidate]) -> tuple[Candidate, ...]:
         """As many of the first as one plan may cover."""

@@ -102,6 +102,8 @@ class BatchStage:
     """From which day on, beyond `window_days`, these inputs need what earlier plans cover."""
     most_rows: int | None = None
     """Rows of one plan's inputs, at most, but for one input alone; what is more becomes further plans."""
+    supersedes: bool = False
+    """Whether a newer variant of an object that a plan covers is work too."""
     fetch: bool = True
     """Whether `process` gets its inputs as local files. If not, its paths name none: it reads the store by itself."""
 

@@ -36,6 +36,7 @@ def build_stage(settings: LakehouseSettings, tables: Tables, workshop: Workshop)
         compose=compose,
         reach=reach,
         most_rows=settings.plan_rows,
+        supersedes=True,
         fetch=False,
         gather_quiet=settings.gather_quiet,
         gather_most=settings.gather_most,

@@ -36,7 +36,7 @@ from acequia.layers import (
     manifest_key,
 )
 from acequia.ports import ObjectInfo
-from acequia.runner import Variants, Workshop, foreign_stem
+from acequia.runner import Variants, Workshop, foreign_stem, newest_first
 from acequia.topology import READERS, WRITES, Reader, Topology
 from acequia_reconciler.ids import Ids
 from acequia_reconciler.plans import Coverage, PlanIndex
@@ -63,6 +63,10 @@ _COMMIT_FILE: Mapping[str, str] = {
 _REPORT = "report.html"
 PLANNING = frozenset({"trainer", "lakehouse"})
 """Readers whose work is planned: many objects in, one artifact out."""
+
+
+SUPERSEDING = frozenset({"lakehouse"})
+"""Of these, those to whom a newer variant of what a plan covers is work too."""
 
 
 class Fate(StrEnum):
@@ -320,6 +324,8 @@ class Census:
             if stage in PLANNING:
                 covered = [ends[meaning] for meaning in await coverage.of(place.rpartition("/")[2][:-1])]
                 found.taken = coverage.took(info.key)
+                if covered and not found.taken and stage in SUPERSEDING and await self._is_newest(info.layer, name):
+                    covered = []  # what plans cover is an older variant
                 yield self._planned(found, covered, dead=outcome.dead)
             else:
                 yield self._judged(found, outcome)
@@ -337,6 +343,16 @@ class Census:
             start = position(folder.rstrip("/"), marks.get(folder.rstrip("/")))
             async for info in store.list_objects(layer, folder, start_after=start):
                 yield info
+
+    async def _is_newest(self, layer: Layer, name: Name) -> bool:
+        """Whether no newer variant of the object lies beside it."""
+        writer = next(stage for stage, written in WRITES.items() if written is layer)
+        known = await Variants(self._workshop.store, writer).known()
+        if name.variant not in known:
+            return True
+        ranked = newest_first(known, known)
+        newer = (data_key(name.stem, variant) for variant in ranked[: ranked.index(name.variant)])
+        return not any([await self._workshop.store.head(layer, key) for key in newer])
 
     def _judged(self, found: Finding, outcome: _Outcome) -> Finding:
         """A one-to-one stage's object."""
