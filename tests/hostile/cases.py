@@ -22,6 +22,7 @@ from uuid import UUID
 
 import polars as pl
 import skops.io
+import zstandard
 
 START = datetime(2025, 12, 20, 12, 0, tzinfo=UTC)
 HEADER = "timestamp,src_ip,dst_ip,bytes,duration,protocol"
@@ -155,6 +156,22 @@ def gzip_of_zeros(size: int) -> bytes:
     return packed.getvalue()
 
 
+def zstd(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(content)
+
+
+def skippable(content: bytes) -> bytes:
+    """A frame of zstd that bears no content."""
+    return b"\x50\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+
+
+def zstd_bomb(number: int) -> bytes:
+    """Blocks of four bytes, each for 128 KiB of one and the same byte."""
+    last = [False] * 511 + [True]
+    blocks = [((131_072 << 3) | 2 | end).to_bytes(3, "little") + b"0" for end in last]
+    return zstd(good(number)) + b"\x28\xb5\x2f\xfd\x00\x58" + b"".join(blocks)
+
+
 def parquet(number: int, rows: int = 3, **columns: pl.Series | None) -> bytes:
     """Canonical events as Parquet; a column given as None is left out."""
     frame = pl.DataFrame(
@@ -196,6 +213,20 @@ def zeek(number: int, *lines: str, fields: str = "") -> bytes:
     names = "ts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tduration\torig_bytes\tresp_bytes\tconn_state"
     line = f"{1700000000 + number}.5\tC{number}\t10.0.0.1\t40000\t10.0.0.2\t443\ttcp\t0.5\t10\t20\tSF"
     return "\n".join(["#separator \\x09", "#path\tconn", f"#fields\t{fields or names}", line, *lines, ""]).encode()
+
+
+def eve(number: int, flow: str = "") -> bytes:
+    """A flow of Suricata's; `flow` instead of its inner object."""
+    inner = flow or '{"start":"2025-12-20T12:00:00.5+0200","end":"2025-12-20T12:00:01+0200","bytes_toserver":7}'
+    outer = f'"timestamp":"2025-12-20T12:09:00Z","event_type":"flow","src_ip":"10.0.0.1","src_port":{number % 65536}'
+    return f'{{{outer},"dest_ip":"10.0.0.2","proto":"TCP","flow":{inner}}}\n'.encode()
+
+
+def argus(*flows: str) -> bytes:
+    """Flows of Argus, each its columns from Proto to Dport."""
+    header = "StartTime,Dur,Proto,SrcAddr,Sport,Dir,DstAddr,Dport,State,TotPkts,TotBytes,SrcBytes,Label"
+    rows = [f"2025/12/20 12:00:00.{n:06d},0.5,{flow},CON,2,300,100," for n, flow in enumerate(flows)]
+    return csv(*rows, header=header)
 
 
 def raw(number: int, **columns: pl.Series | None) -> bytes:
@@ -324,8 +355,22 @@ FILES = [
          Quarantined("zip_bomb", "200 times as large"), "events.csv.gz", format="canonical_csv"),
     Case("nested packing", "gzip in gzip", "file", lambda n: gzipped(gzipped(good(n))),
          Quarantined("unknown_format", "none of the formats"), "events.csv.gz"),
-    Case("zstd", "a packing that is not undone here", "file",
+    Case("zstd", "two frames, a skippable one before each", "file",
+         lambda n: skippable(b"%d" % n) + zstd(good(n)) + skippable(b"") + zstd(csv(row(n + 3)).split(b"\n", 1)[1]),
+         Taken(4), "events.csv.zst"),
+    Case("garbage called zstd", "noise behind the first four bytes of zstd", "file",
          lambda n: b"\x28\xb5\x2f\xfd" + garbage(n), Quarantined("unreadable", "zstd"), "events.csv.zst"),
+    Case("truncated zstd", "the second half is missing", "file",
+         lambda n: (packed := zstd(good(n) * 50))[: len(packed) // 2],
+         Quarantined("truncated", "ends in the middle"), "events.csv.zst", format="canonical_csv"),
+    Case("damaged zstd", "its checksum is wrong", "file", lambda n: zstd(good(n))[:-4] + bytes(4),
+         Quarantined("unreadable", "damaged"), "events.csv.zst"),
+    Case("something behind zstd", "another file appended", "file", lambda n: zstd(good(n)) + b"and more " * 9,
+         Quarantined("unreadable", "something else behind"), "events.csv.zst"),
+    Case("zstd bomb", "64 MiB of one byte in 2 KB of zstd", "file", zstd_bomb,
+         Quarantined("zip_bomb", "200 times as large"), "events.csv.zst", format="canonical_csv"),
+    Case("zstd with a window of 2 GiB", "its header asks for that much memory", "file",
+         lambda n: b"\x28\xb5\x2f\xfd\x00\xa8" + garbage(n), Quarantined("unreadable", "128 MiB"), "events.csv.zst"),
     Case("truncated Parquet", "without its footer", "file", lambda n: parquet(n, 1000)[:-200],
          Quarantined("unreadable", "Parquet"), "events.parquet"),
     Case("damaged Parquet", "zeros in the middle, the footer whole", "file", lambda n: damaged(parquet(n, 1000)),
@@ -394,6 +439,24 @@ FILES = [
     Case("lines that are no records", "JSON values that are no objects", "file",
          lambda n: b'{"ts":%d.5,"id.orig_h":"10.0.0.1","id.resp_h":"10.0.0.2","proto":"tcp","conn_state":"SF"}\n' % n
          + b'[1]\nnull\n{"a":1},{"b":2}\n', Taken(1, {"broken_json": 3}), "conn.log"),
+    Case("EVE without a flow", "Suricata's other events alone", "file",
+         lambda n: b'{"timestamp":"2025-12-20T12:00:00Z","event_type":"alert","n":%d}\n' % n * 3,
+         Quarantined("no_rows", "no record"), "eve.json"),
+    Case("EVE with odd flows", "one flow is a number, one is cut off, one is nested 5,000 deep", "file",
+         lambda n: eve(n) + eve(n + 1) + eve(n + 2) + eve(n, flow="7") + eve(n)[:40] + b"\n"
+         + eve(n, flow='{"start":' * 5000 + "1" + "}" * 5000),
+         Taken(4, {"broken_json": 2}), "eve.json"),
+    Case("Argus below IP", "flows between MAC addresses, the sensor's word of itself, a port in hex", "file",
+         lambda n: argus("tcp,10.0.0.1,0x0303,->,10.0.0.2,80", f"tcp,10.0.0.1,{n},->,10.0.0.2,80",
+                         "llc,00:1c:23:49:8d:b7,,->,01:80:c2:00:00:00,", "man,0,,,0,"),
+         Taken(3), "capture.binetflow"),
+    Case("machine learning CSV", "CIC-IDS2017 without addresses and times", "file",
+         lambda n: csv(f"80,{n},1,2,BENIGN", header=" Destination Port, Flow Duration, Total Fwd Packets,"
+                       "Total Length of Fwd Packets, Label"),
+         Quarantined("missing_columns", "no addresses"), "Monday-WorkingHours.pcap_ISCX.csv"),
+    Case("NSL-KDD", "43 columns, no header, no addresses, no times", "file",
+         lambda n: b"0,udp,private,SF,%d" % n + b",0" * 36 + b",teardrop,16\n",
+         Quarantined("unknown_format", "without a header"), "KDDTrain+.txt"),
     Case("a log with two headers", "the second with other columns", "file",
          lambda n: zeek(n) + zeek(n, fields="ts\tid.orig_h"), Quarantined("missing_columns", "id.resp_h"), "conn.log"),
 ]  # fmt: skip
