@@ -1,6 +1,7 @@
 """Acequia over HTTP, as the commands ask for it. Every answer that is no success becomes a Complaint."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from acequia_cli.complaints import CommandFailed, ServerAway, WrongUse
+from acequia_cli.complaints import CommandFailed, NotThere, ServerAway, WrongUse
 
 Document = dict[str, Any]
 Sent = Callable[[int], None]
@@ -54,18 +55,23 @@ class Api:
         *,
         dataset: str | None = None,
         format: str | None = None,
+        csv: str | None = None,
         idempotency_key: str | None = None,
         sent: Sent | None = None,
+        sha256: str | None = None,
     ) -> str:
-        """Stream a file; the id of its run. Its bytes are those that it had when the upload began."""
+        """Stream a file; the id of its run. Its bytes are those that it had when the upload began.
+
+        `sha256`: what it has to be; where it is something else by now, nothing of it is taken on (CommandFailed).
+        """
         size = path.stat().st_size
-        options = {"dataset": dataset, "format": format}
+        options = {"dataset": dataset, "format": format, "csv": csv}
         answer = await self._ask(
             "PUT",
             f"/ingestions/files/{quote(path.name, safe='')}",
             params={name: value for name, value in options.items() if value is not None},
             headers={"Content-Length": str(size), **_key(idempotency_key)},
-            content=_chunks(path, size, sent),
+            content=_chunks(path, size, sent, sha256),
             timeout=UPLOAD_TIMEOUT,
         )
         return str(answer["run_id"])
@@ -275,13 +281,17 @@ def _key(idempotency_key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": idempotency_key} if idempotency_key else {}
 
 
-async def _chunks(path: Path, size: int, sent: Sent | None) -> AsyncIterator[bytes]:
+async def _chunks(path: Path, size: int, sent: Sent | None, sha256: str | None = None) -> AsyncIterator[bytes]:
     """The first `size` bytes of the file: a log that grows meanwhile does no harm."""
     left = size
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while left and (chunk := await asyncio.to_thread(file.read, min(CHUNK, left))):
-            yield chunk
+            digest.update(chunk)
             left -= len(chunk)
+            if not left and sha256 not in (None, digest.hexdigest()):
+                raise CommandFailed(f"{path} became another file while it was read: nothing of it was ingested")
+            yield chunk
             if sent:
                 sent(size - left)
     if left:
@@ -304,7 +314,7 @@ def _explained(url: str, path: str, status: int, problem: Mapping[str, Any]) -> 
     if status == HTTPStatus.NOT_FOUND:
         if detail == HTTPStatus.NOT_FOUND.phrase:
             return WrongUse(f"{url} has no {path}: check --url")
-        return CommandFailed(detail)
+        return NotThere(detail)
     if status in (HTTPStatus.CONFLICT, HTTPStatus.GONE):
         return CommandFailed(detail)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -127,6 +127,7 @@ class IngestFiles:
     paths: tuple[str, ...]
     dataset: str | None = None
     format: str | None = None
+    csv: str | None = None
     idempotency_key: str | None = None
     wait: bool = True
     timeout: float | None = None
@@ -154,6 +155,7 @@ class IngestFiles:
                 path,
                 dataset=self.dataset,
                 format=self.format,
+                csv=self.csv,
                 idempotency_key=self.idempotency_key,
                 sent=lambda sent: bar.update(bar.task_ids[0], completed=sent),
             )

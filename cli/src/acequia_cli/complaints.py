@@ -15,6 +15,10 @@ class CommandFailed(Complaint):
     """Asked for rightly, and it did not come about."""
 
 
+class NotThere(CommandFailed):
+    """The server does not know what was named."""
+
+
 class WrongUse(Complaint):
     """The person has to ask for something else: another file, dataset, folder or setting."""
 

@@ -25,6 +25,8 @@ ingest = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 audit = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(ingest, name="ingest", help="Bring events in, and wait until they are a model with its evaluation.")
 dlq = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+samples = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(samples, name="samples", help="Write sample files, to try things with.")
 settings = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(settings, name="config", help="The settings file with its environments: acequia.toml.")
 app.add_typer(audit, name="audit", help="Look after the audit database.")
@@ -125,6 +127,15 @@ LetterIds = Annotated[
     list[str] | None, typer.Argument(metavar="ID...", help="Ids, or as much of each as no other begins with.")
 ]
 AllLetters = Annotated[bool, typer.Option("--all", help="Every open one, or those that the options leave.")]
+Csv = Annotated[
+    str | None,
+    typer.Option(
+        "--csv",
+        metavar="OPTIONS",
+        help="How a CSV file that people made is read, where its content is not to tell: any of separator=;, "
+        "decimal=,, dates=dmy|mdy|ymd, encoding=utf-8|latin-1|utf-16, timezone=America/Mexico_City, commas between them.",
+    ),
+]
 HiddenRows = Annotated[int | None, typer.Option("--filas", min=1, hidden=True)]
 HiddenSeed = Annotated[int | None, typer.Option("--semilla", min=0, hidden=True)]
 HiddenFile = Annotated[Path | None, typer.Option("--archivo", hidden=True)]
@@ -303,6 +314,7 @@ def ingest_file(
     format: Annotated[
         str | None, typer.Option("--format", help="Detected if left out. `acequia formats` lists them.")
     ] = None,
+    csv: Csv = None,
     idempotency_key: IdempotencyKey = None,
     no_wait: NoWait = False,
     timeout: Timeout = None,
@@ -318,6 +330,7 @@ def ingest_file(
     acequia ingest file conn.log
     acequia ingest file 'logs/conn.*.log.gz' --dataset network_events
     acequia ingest file events.csv --url http://127.0.0.1:8000
+    acequia ingest file AYATSIL-123_all.csv --csv 'separator=;,decimal=,,dates=dmy'
     """
     from acequia_cli.commands import IngestFiles  # noqa: PLC0415
 
@@ -327,6 +340,7 @@ def ingest_file(
             paths=tuple(paths),
             dataset=dataset,
             format=format,
+            csv=csv,
             idempotency_key=idempotency_key,
             wait=not no_wait,
             timeout=timeout,
@@ -406,6 +420,109 @@ def ingest_tables(
         ),
         as_json,
     )
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that files are left in.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Bring in what is there now, wait until it is in, and end: for cron.")
+    ] = False,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--move-to",
+            metavar="DIR",
+            help="Move files there that are in; those that were rejected to rejected/ in it.",
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave files where they are (default).")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also in the folders below.")] = False,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pattern",
+            metavar="PATTERN",
+            help="Only files of such a name, may be repeated (default: the datasets' patterns; with --dataset, all).",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="What they all are. `acequia datasets` lists them.")
+    ] = None,
+    format: Annotated[str | None, typer.Option("--format", help="Detected if left out.")] = None,
+    csv: Csv = None,
+    settle: Annotated[
+        float, typer.Option("--settle", min=0.0, metavar="SECONDS", help="A file counts once it is unchanged so long.")
+    ] = 5.0,
+    every: Annotated[
+        float, typer.Option("--every", min=0.1, metavar="SECONDS", help="Look so often into the folder.")
+    ] = 2.0,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
+    una_vez: Annotated[bool, typer.Option("--una-vez", hidden=True)] = False,
+    mover_a: Annotated[Path | None, typer.Option("--mover-a", hidden=True)] = None,
+    conservar: Annotated[bool, typer.Option("--conservar", hidden=True)] = False,
+    recursivo: Annotated[bool, typer.Option("--recursivo", hidden=True)] = False,
+    patron: Annotated[list[str] | None, typer.Option("--patron", hidden=True)] = None,
+) -> None:
+    """Bring in each file that is left in a folder, once, until Ctrl-C.
+
+    It can be stopped and started at any time: what was sent before is known by its content and its name.
+    With --once the exit code is 1 where a file was rejected, or is still being written.
+
+    Examples:
+    acequia watch /srv/wells --url http://127.0.0.1:8000
+    acequia watch /srv/wells --recursive --move-to /srv/wells/done
+    acequia watch inbox --once --dataset network_events --pattern '*.log'
+    """
+    from acequia_cli.watch import Watch  # noqa: PLC0415
+
+    moved = mover_a or move_to
+    if (keep or conservar) and moved:
+        raise typer.BadParameter("a file is either kept or moved", param_hint="--keep")
+    _carry_out(
+        Watch(
+            _where(data, url, env, config),
+            folder,
+            once=once or una_vez,
+            move_to=moved,
+            recursive=recursive or recursivo,
+            patterns=tuple(patron or pattern or ()),
+            dataset=dataset,
+            format=format,
+            csv=csv,
+            settle=settle,
+            every=every,
+        ),
+        as_json,
+    )
+
+
+@samples.command("oilfield")
+def samples_oilfield(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write them; made if it is not there.")],
+    wells: Annotated[int, typer.Option("--wells", min=1, max=10_000, help="Three files for each.")] = 8,
+    days: Annotated[int, typer.Option("--days", min=1, max=3_660, help="How long the sensors measured.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same files.")] = 7,
+    as_json: Json = False,
+    pozos: Annotated[int | None, typer.Option("--pozos", min=1, max=10_000, hidden=True)] = None,
+    dias: Annotated[int | None, typer.Option("--dias", min=1, max=3_660, hidden=True)] = None,
+    semilla: HiddenSeed = None,
+) -> None:
+    """Write files as an oilfield has them: sensors, pumps and events of wells, as eight kinds of people export CSV.
+
+    Some of their rows are wrong, as in life: they are meant to be found.
+
+    Example:
+    acequia samples oilfield wells --wells 3 --days 2
+    """
+    from acequia_cli.samples import WriteOilfieldSamples  # noqa: PLC0415
+
+    chosen = seed if semilla is None else semilla
+    _carry_out(WriteOilfieldSamples(folder, pozos or wells, dias or days, chosen), as_json)
 
 
 @app.command()
