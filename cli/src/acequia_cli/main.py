@@ -133,7 +133,7 @@ Csv = Annotated[
         "--csv",
         metavar="OPTIONS",
         help="How a CSV file that people made is read, where its content is not to tell: any of separator=;, "
-        "decimal=,, dates=dmy|mdy|ymd, encoding=utf-8|latin-1|utf-16, timezone=America/Mexico_City, commas between them.",
+        "decimal=,, dates=dmy|mdy|ymd, encoding=utf-8|latin-1|utf-16, timezone=..., commas between them.",
     ),
 ]
 HiddenRows = Annotated[int | None, typer.Option("--filas", min=1, hidden=True)]

@@ -138,7 +138,7 @@ class Query:
                 return
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the exit
         elif _replaceable(self.file):
-            written.replace(self.file)
+            written.replace(self.file.resolve())  # a link stays one
         else:
             with written.open("rb") as rows, self.file.open("wb") as place:
                 shutil.copyfileobj(rows, place, 1 << 20)

@@ -72,24 +72,27 @@ class Relation:
     def full_name(self) -> str:
         return f"{self.schema}.{self.name}"
 
-    def create(self, engine: duckdb.DuckDBPyConnection, files: SnapshotFiles, prefix: str = "") -> None:
-        """Make the view in `engine`, which reads by `files`. `prefix`: of the catalog, with its dot."""
-        engine.execute(f"CREATE SCHEMA IF NOT EXISTS {prefix}{self.schema}")
+    def create(self, engine: duckdb.DuckDBPyConnection, files: SnapshotFiles) -> None:
+        """Make the view in `engine`, which reads by `files`."""
+        engine.execute(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
+        engine.execute(f"CREATE VIEW {self.schema}.{quoted(self.name)} AS {self.select(engine, files)}")
+
+    def select(self, engine: duckdb.DuckDBPyConnection, files: SnapshotFiles) -> str:
+        """A query that gives its rows in `engine`, which reads by `files`."""
         parts = []
         if self.files:
             parts.append(self._reading(files.add(f"{self.schema}/{self.name}", self.files)))
         if self.merged is not None:
-            engine.register("_arriving", self.merged())
-            table = quoted(f"_merged_{self.name}")
-            engine.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM _arriving")  # noqa: S608 - quoted
-            engine.unregister("_arriving")
+            table = quoted(f"merged_{self.name}")
+            engine.register("arriving", self.merged())
+            engine.execute(f"CREATE TEMP TABLE {table} AS SELECT * FROM arriving")  # noqa: S608 - quoted
+            engine.unregister("arriving")
             parts.append(f"SELECT * FROM {table}")  # noqa: S608 - quoted
         if not parts or self.open_columns:
-            dated = [f"NULL::DATE AS {DATE}"] if self.dated else []
-            nulls = ", ".join([*(f"NULL::{kind} AS {quoted(name)}" for name, kind in self.columns.items()), *dated])
-            parts.insert(0, f"SELECT {nulls} WHERE false")
-        view = f"{prefix}{self.schema}.{quoted(self.name)}"
-        engine.execute(f"CREATE OR REPLACE VIEW {view} AS {' UNION ALL BY NAME '.join(parts)}")
+            nulls = [f"NULL::{kind} AS {quoted(name)}" for name, kind in self.columns.items()]
+            nulls += [f"NULL::DATE AS {DATE}"] if self.dated else []
+            parts.insert(0, f"SELECT {', '.join(nulls)} WHERE false")
+        return " UNION ALL BY NAME ".join(parts)
 
     def _reading(self, pattern: str) -> str:
         options = ["hive_partitioning = false"]
@@ -253,7 +256,7 @@ def _snapshot(table: Table, name: str, as_of: AsOf | None) -> Snapshot | None:
     then = [snapshot for snapshot in history if _moment(snapshot) <= as_of.moment]
     if then:
         return then[-1]
-    if history and history[0].parent_snapshot_id is not None:
+    if history and (history[0].sequence_number or 0) > 1:  # the first that a table ever has is 1
         raise CommandFailed(
             f"silver.{name} can't be read as of {as_of.moment:%Y-%m-%dT%H:%M:%SZ}: its snapshots before "
             f"{_moment(history[0]):%Y-%m-%dT%H:%M:%SZ} were expired"

@@ -21,7 +21,7 @@ HARMLESS_FUNCTIONS = frozenset(
         *("range", "generate_series", "unnest", "repeat", "repeat_row", "query_table"),
         *("histogram", "histogram_values", "summary", "json_each", "json_tree", "test_all_types"),
         *("duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_schemas", "duckdb_settings"),
-        *("duckdb_extensions", "duckdb_tables", "duckdb_types", "duckdb_views"),
+        *("duckdb_tables", "duckdb_types", "duckdb_views"),
         *("icu_calendar_names", "pg_timezone_names", "pragma_table_info", "pragma_version"),
     }
 )

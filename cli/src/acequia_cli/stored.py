@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from acequia.errors import ConfigurationError
 from acequia.layers import Layer, Name
 from acequia.settings import AcequiaSettings, MinioSettings, load
 from acequia_cli.complaints import WrongUse
+from acequia_cli.profiles import resolve
 from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog
 from acequia_lakehouse.settings import LakehouseSettings
 
@@ -80,6 +81,17 @@ class Chosen:
     url: str | None
     env_file: Path | None
     default: Path
+    environment: str | None = None
+    """Of the settings file, `acequia.toml`."""
+    config: Path | None = None
+
+    def resolved(self) -> "Chosen":
+        """With what the environment says, whose settings are this process's from here on."""
+        if self.environment is None:
+            return self
+        profile = resolve(self.environment, self.config)
+        profile.take_effect()
+        return replace(self, data=self.data or profile.data, url=self.url or profile.url, environment=None)
 
 
 @asynccontextmanager
@@ -88,6 +100,7 @@ async def reached(chosen: Chosen) -> AsyncIterator[Installation]:
 
     Raises WrongUse where there is no installation, and where a URL stands alone: no object is read over HTTP.
     """
+    chosen = chosen.resolved()
     if chosen.env_file is not None and not chosen.env_file.is_file():
         raise WrongUse(f"{chosen.env_file}: no such file")
     file = dotenv_values(chosen.env_file) if chosen.env_file is not None else {}
