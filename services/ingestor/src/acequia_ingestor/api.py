@@ -375,7 +375,7 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
     async def ingest_file(
         request: Request,
         response: Response,
-        name: Annotated[str, Path(description="The file's name; gzip and bzip2 are unpacked", min_length=1)],
+        name: Annotated[str, Path(description="The file's name; gzip, bzip2 and zstd are unpacked", min_length=1)],
         dataset: Annotated[str | None, Query(description="Dataset; detected if left out")] = None,
         format: Annotated[str | None, Query(description="Format; detected by content if left out")] = None,
         csv: Annotated[

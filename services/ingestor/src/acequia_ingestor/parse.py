@@ -117,7 +117,7 @@ def parse_file(
     max_rows: int | None = None,
     reading: Reading | None = None,
 ) -> Parsed:
-    """Read `source` (gzip and bzip2 are unpacked, whatever the name says) into parts below the folder `out`.
+    """Read `source` (gzip, bzip2 and zstd are unpacked, whatever the name says) into parts below the folder `out`.
 
     `format` None: detected by content. `file_name` is used in messages, and for what it tells (`Dataset.from_name`).
     `reading`: how it is read, as `survey_file` found. The same bytes, so read, give the same files, byte for byte.
