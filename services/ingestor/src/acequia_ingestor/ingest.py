@@ -8,13 +8,14 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import UUID
 
-from acequia.acceptance import COMMAND, accepted_command, accepted_record
+from acequia.acceptance import COMMAND, SEVERAL, accepted_command, accepted_record
 from acequia.errors import InputGone, RejectedInput, TransientFailure
 from acequia.events import (
     META_CSV,
@@ -57,6 +58,7 @@ from acequia.layers import (
 )
 from acequia.ports import Delivery, ObjectInfo, Settlement
 from acequia.runner import JSON, PARQUET, Variants, Workshop, in_thread, info_record, publish_note, settle, sha256_of
+from acequia.settings import load
 from acequia.work import variant_of
 from acequia_ingestor.detect import choose_dataset, read_head, resolve_format
 from acequia_ingestor.formats import Format, Reading
@@ -69,8 +71,10 @@ from acequia_ingestor.parse import (
     told_by_name,
     write_drawn,
 )
-from acequia_ingestor.settings import IngestorSettings
+from acequia_ingestor.settings import IngestorSettings, PostgresSourceSettings
 from acequia_ingestor.sources import load_sources, read_request
+from acequia_ingestor.sources.postgres import PostgresSource
+from acequia_ingestor.tables.load import Ended, Job, TableLoads
 
 log = logging.getLogger("acequia")
 
@@ -164,13 +168,21 @@ def _as_parameters(reading: Reading | None) -> dict[str, Any]:
 class Ingestor:
     """Handles commands and landing objects: `handle` is what the bus is given."""
 
-    def __init__(self, workshop: Workshop, settings: IngestorSettings, formats: Mapping[str, Format]) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        settings: IngestorSettings,
+        formats: Mapping[str, Format],
+        databases: PostgresSourceSettings | None = None,
+    ) -> None:
+        """`databases`: where tables are read from; None: as the environment says."""
         self.workshop = workshop
         self.settings = settings
         self.formats = formats
         self.variant = variant_of(VERSION, {"rows_per_part": settings.rows_per_part})
         self._sources = load_sources()
         self._variants = Variants(workshop.store, STAGE)
+        self.tables = TableLoads(workshop, databases or load(PostgresSourceSettings), self.variant)
 
     async def start(self) -> None:
         await self._variants.register(self.variant, reads=Layer.LANDING, writes=Layer.RAW)
@@ -209,20 +221,71 @@ class Ingestor:
                     "rows_per_part": command.rows_per_part,
                 }
                 try:
-                    parsed = await in_thread(self._draw, command, origin.at, Path(name))
-                    self.workshop.at(f"{STAGE}.after_process")
-                    record = await self._finish(origin, stem, parsed, parameters, accepted, started, more)
+                    if (job := self._job(command, origin.at)) is not None:
+                        ended = await self.tables.carry_out(job, Path(name))
+                        if ended is None:
+                            return  # the command was sent again, to be gone on with
+                        record = await self._commit_tables(origin, stem, ended, parameters, accepted, started, more)
+                    else:
+                        parsed = await in_thread(self._draw, command, origin.at, Path(name))
+                        self.workshop.at(f"{STAGE}.after_process")
+                        record = await self._finish(origin, stem, parsed, parameters, accepted, started, more)
                 except RejectedInput as rejected:
                     record = await self._reject(origin, stem, rejected, parameters, accepted, started, more)
         self.workshop.at(f"{STAGE}.after_store")
         await self.workshop.publish(record)
         self.workshop.at(f"{STAGE}.after_audit")
+        with suppress(RejectedInput):  # what can't be carried out has left nothing
+            if (job := self._job(command, origin.at)) is not None:
+                await self.tables.forget(job)
         await self.workshop.store.remove(Layer.LEDGER, command_key(command.run_id))
+
+    def _job(self, command: IngestionCommand, at: datetime) -> Job | None:
+        """The tables that a command asks for; None where it asks for something else. Raises as the source does."""
+        source, asked = read_request(command.source, self._sources)
+        if not source.tables or not isinstance(asked, PostgresSource):
+            return None
+        named = None if command.dataset == SEVERAL else command.dataset
+        names = source.datasets(asked, named, self.workshop.registry, self.settings)
+        return Job(command, asked, names, at)
+
+    async def _commit_tables(
+        self,
+        origin: Origin,
+        stem: Stem,
+        ended: Ended,
+        parameters: Mapping[str, Any],
+        accepted: AuditRecord,
+        started: datetime,
+        more: Mapping[str, Any],
+    ) -> AuditRecord:
+        """The one outcome of all tables of a command."""
+        rejected = ended.rows_by_rule
+        error = None
+        if ended.rejected:
+            error = ErrorRecord(type=RejectedInput.__name__, message=ended.reason, rule=ended.rule)
+        record = self._outcome(
+            origin,
+            stem.dataset,
+            Status.REJECTED if ended.rejected else Status.SUCCESS,
+            started,
+            stem=str(stem),
+            outputs=ended.outputs,
+            rows_in=ended.rows_out + sum(rejected.values()),
+            rows_out=ended.rows_out,
+            rejected=rejected,
+            parameters={**parameters, "tables": {name: result.told for name, result in ended.tables.items()}},
+            error=error,
+        )
+        self.workshop.meters.rows.labels(STAGE, "out").inc(ended.rows_out)
+        self.workshop.meters.rows.labels(STAGE, "quarantined").inc(sum(rejected.values()))
+        return await self._commit(origin, record, accepted, more)
 
     def _draw(self, command: IngestionCommand, at: datetime, out: Path) -> Parsed:
         source, asked = read_request(command.source, self._sources)
-        if (dataset := self.workshop.registry.get(command.dataset)) is None:
-            raise RejectedInput("unknown_dataset", f"no dataset is named {command.dataset!r}")
+        # what a schedule asks for is looked at here for the first time; people were told when they asked
+        source.datasets(asked, command.dataset, self.workshop.registry, self.settings)
+        dataset = self.workshop.registry[command.dataset]
         if source.draw is None:
             raise RejectedInput("malformed_command", f"the source {source.name} draws no rows")
         chunks = source.draw(asked, dataset, at)

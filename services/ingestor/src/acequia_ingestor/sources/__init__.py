@@ -44,6 +44,8 @@ class Source:
     draw: Callable[[Any, Dataset, datetime], Iterator[Chunk]] | None = None
     """For a source that gives the same rows each time it is asked the same: the request, the dataset, the time of
     acceptance."""
+    tables: bool = False
+    """For a database: its tables are loaded one by one, each from where its last load ended."""
 
 
 def load_sources() -> Mapping[str, Source]:

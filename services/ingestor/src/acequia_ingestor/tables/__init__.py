@@ -1,0 +1,1 @@
+"""Tables of a transactional database: their changes in, RAW parts and each load's state out."""

@@ -1,0 +1,181 @@
+"""One read-only snapshot of a source database, over ADBC. Its errors are translated here, and only here."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from threading import Event
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import polars as pl
+import pyarrow as pa
+
+from acequia.errors import AcequiaError, RejectedInput, TransientFailure
+
+SOURCE = "source"
+"""The dependency that a source database is, in what is told of its failures."""
+APPLICATION = "acequia"
+
+_REFUSED = ("28", "3D")  # authorization, no such database
+_GONE = ("08", "53", "57P", "58", "40", "25006")  # connection, resources, shutdown, system, conflicts with recovery
+_FATAL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "is not permitted to log in")
+_DSN = ("connection info string", "invalid connection option", "invalid URI", "missing key/value")
+
+
+def query(name: str) -> str:
+    """The text of `queries/<name>.sql`."""
+    return (files("acequia_ingestor.tables") / "queries" / f"{name}.sql").read_text()
+
+
+def quoted(name: str) -> str:
+    """An identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string; `standard_conforming_strings` is on in our sessions."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class Snapshot:
+    """A read-only, repeatable-read transaction: all that is asked in it sees the same rows. For one thread."""
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """All rows of a small answer. Raises as `translated` says."""
+        with self._asking() as cursor:
+            cursor.execute(sql)
+            found: list[dict[str, Any]] = cursor.fetch_arrow_table().to_pylist()
+            return found
+
+    def row(self, sql: str) -> dict[str, Any]:
+        return self.rows(sql)[0]
+
+    def value(self, sql: str) -> Any:
+        """The first column of the first row; None where there is no row."""
+        found = self.rows(sql)
+        return next(iter(found[0].values())) if found else None
+
+    def do(self, sql: str) -> None:
+        with self._asking() as cursor:
+            cursor.execute(sql)
+
+    def stream(self, sql: str, stop: Event | None = None) -> Generator[pl.DataFrame]:
+        """The rows in frames of a few MiB. Closing the iterator, or `stop`, ends the query; the snapshot lives on.
+
+        TransientFailure where `stop` was set.
+        """
+        self.do("SAVEPOINT streaming")
+        with self._asking() as cursor:
+            ended = False
+            try:
+                cursor.execute(sql)
+                reader = cursor.fetch_record_batch()
+                while True:
+                    try:
+                        batch = reader.read_next_batch()
+                    except StopIteration:
+                        break
+                    if stop is not None and stop.is_set():
+                        raise TransientFailure("stopped while a table was read", dependency="process")
+                    if batch.num_rows:
+                        yield _frame(batch)
+                ended = True
+            finally:
+                if not ended:
+                    self._abandon(cursor)
+        self.do("RELEASE streaming")
+
+    def _abandon(self, cursor: Any) -> None:
+        """End a query that is not read to its end, so that the snapshot can be asked further."""
+        try:
+            cursor.adbc_cancel()
+            cursor.close()
+            with self._connection.cursor() as again:
+                again.execute("ROLLBACK TO streaming")
+        except (adbc.Error, OSError, pa.ArrowException):
+            return  # the connection is gone, or its error is on its way already: the next question tells
+
+    @contextmanager
+    def _asking(self) -> Iterator[Any]:
+        began = time.monotonic()
+        cursor = self._connection.cursor()
+        try:
+            yield cursor
+        except (adbc.Error, OSError, pa.ArrowException) as error:
+            late = time.monotonic() - began >= self._timeout * 0.95
+            raise translated(error, timeout=self._timeout if late else None) from error
+        finally:
+            cursor.close()
+
+
+@contextmanager
+def open_snapshot(
+    dsn: str, *, statement_timeout: float, first: Sequence[str] = ()
+) -> Iterator[tuple[Snapshot, list[Any]]]:
+    """A snapshot, and what each of the questions `first`, asked before it was taken, was answered with.
+
+    `statement_timeout`: seconds; 0: none. TransientFailure (`source`) where the server can't be reached.
+    """
+    try:
+        connection = adbc.connect(dsn, autocommit=True)
+    except (adbc.Error, OSError, pa.ArrowException) as error:
+        raise translated(error) from error
+    try:
+        snapshot = Snapshot(connection, statement_timeout or float("inf"))
+        snapshot.do(f"SET application_name = {literal(APPLICATION)}")
+        snapshot.do("SET TimeZone = 'UTC'")
+        snapshot.do("SET IntervalStyle = 'iso_8601'")
+        snapshot.do("SET DateStyle = 'ISO'")
+        snapshot.do("SET extra_float_digits = 1")
+        snapshot.do("SET standard_conforming_strings = on")
+        snapshot.do(f"SET statement_timeout = {int(statement_timeout * 1000)}")
+        answers = [snapshot.value(sql) for sql in first]
+        snapshot.do("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield snapshot, answers
+    finally:
+        with suppress(adbc.Error, OSError, RuntimeError):  # what broke the connection is on its way
+            connection.close()
+
+
+def translated(  # noqa: PLR0911 - a table of errors
+    error: Exception, *, timeout: float | None = None
+) -> AcequiaError:
+    """What follows from an error of the source's.
+
+    `timeout`: the statement had run for as long as it may: its end is laid to that where the server's words, which may
+    be in any language, do not tell.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    said = " ".join(str(error).split("Query was:")[0].split())[:500]
+    if state == "57014" or "due to statement timeout" in said or (timeout is not None and not state):
+        return RejectedInput(
+            "statement_timeout",
+            f"a statement at the source ran into its timeout ({said}). Give it more time "
+            "(ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT), or an index on the cursor column and the key",
+        )
+    if state in ("42P01", "3F000"):
+        return RejectedInput("unknown_table", f"the source has no such table: {said}")
+    if state == "42501":
+        return RejectedInput(
+            "missing_permission", f"the source's role may not read this: {said}. GRANT SELECT on it to the role"
+        )
+    if state == "42703":
+        return RejectedInput("unknown_column", f"the source has no such column: {said}")
+    if state.startswith(_REFUSED) or (not state and any(word in said for word in _FATAL)):
+        return RejectedInput("source_refused", f"the source does not let us in: {said}. Check its DSN")
+    if not state and any(word in said for word in _DSN):
+        return RejectedInput("source_refused", f"the DSN of the source is none: {said}")
+    if not state or state.startswith(_GONE):
+        return TransientFailure(f"the source database: {said}", dependency=SOURCE)
+    return RejectedInput("source_error", f"the source answers with an error: {said}", sqlstate=state)
+
+
+def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    frame = pl.from_arrow(batch)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
