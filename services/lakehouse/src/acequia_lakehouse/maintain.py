@@ -261,6 +261,10 @@ def describe(tables: Tables, name: Name) -> dict[str, Any]:
     plans = (
         s.summary.additional_properties.get(PLAN) for s in reversed(table.metadata.snapshots) if s.summary is not None
     )
+    history = [
+        {"snapshot": s.snapshot_id, "at": datetime.fromtimestamp(s.timestamp_ms / 1000, UTC).isoformat()}
+        for s in sorted(table.metadata.snapshots, key=lambda s: s.sequence_number or 0)
+    ]
     at = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC).isoformat() if snapshot is not None else None
     return {
         "table": ".".join(name),
@@ -272,6 +276,7 @@ def describe(tables: Tables, name: Name) -> dict[str, Any]:
         "snapshots": len(table.metadata.snapshots),
         "snapshot": snapshot.snapshot_id if snapshot is not None else None,
         "changed_at": at,
+        "history": history,
         "last_plan": next((p for p in plans if p is not None), None),
         "columns": {f.name: str(f.field_type) for f in table.schema().fields},
     }
