@@ -359,7 +359,11 @@ def ingest_tables(
     ] = None,
     pack: Annotated[
         str | None,
-        typer.Option("--pack", metavar="NAME", help="Tables that belong together, for instance subscription."),
+        typer.Option("--pack", metavar="NAME", help="Tables that belong together, for instance subscriptions."),
+    ] = None,
+    connection: Annotated[
+        str | None,
+        typer.Option("--connection", metavar="NAME", help="The database of ACEQUIA_SOURCE_POSTGRES_<NAME>_DSN."),
     ] = None,
     full_refresh: Annotated[
         list[str] | None,
@@ -412,6 +416,7 @@ def ingest_tables(
             tables=names(tables, tablas),
             full_refresh=names(full_refresh, refrescar, [ALL] if refrescar_todo else None),
             pack=paquete or pack,
+            connection=connection,
             validate=validate or validar,
             only_validate=only_validate or solo_validar,
             idempotency_key=idempotency_key,

@@ -33,6 +33,7 @@ STORE = "MINIO_ENDPOINT"
 """The setting that makes an environment without url and data one whose store the command works on by itself."""
 MASK = "********"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAMED_DATABASE = re.compile(r"ACEQUIA_SOURCE_POSTGRES_[A-Z0-9_]+_DSN")
 _FILE_REFERENCE = re.compile(r"file:(?!//)(.+)", re.DOTALL)
 
 
@@ -106,6 +107,7 @@ def entries(name: str, config: Path | None = None) -> tuple[Path, list[Entry]]:
     found = []
     for key, value in profiles[name].items():
         text, problem = _text(value), None
+        secret = key in secrets or _NAMED_DATABASE.fullmatch(key)
         try:
             text = _filled("", key, value, file.parent)
         except WrongUse as error:
@@ -115,9 +117,7 @@ def entries(name: str, config: Path | None = None) -> tuple[Path, list[Entry]]:
             origin = f"file:{reference[1]}"
         elif isinstance(value, str) and (names := _REFERENCE.findall(value)):
             origin = ", ".join(f"${{{variable}}}" for variable in dict.fromkeys(names))
-        found.append(
-            Entry(key, MASK if key in secrets and problem is None else "" if problem else text, origin, problem)
-        )
+        found.append(Entry(key, MASK if secret and problem is None else "" if problem else text, origin, problem))
     return file, found
 
 
@@ -168,7 +168,7 @@ def read_file(file: Path) -> dict[str, dict[str, Any]]:
             raise WrongUse(f"{file}: env.{name} is no environment: begin it with [env.{name}]")
         where = f"{file}, [env.{name}]"
         for key, value in told.items():
-            if key not in known and key not in ("url", "data"):
+            if key not in known and key not in ("url", "data") and not _NAMED_DATABASE.fullmatch(key):
                 raise WrongUse(f"{where}: unknown key {key!r}{_nearest(key, (*known, 'url', 'data'))}")
             if key in ("url", "data") and (not isinstance(value, str) or not value):
                 raise WrongUse(f"{where}: {key} is a text")

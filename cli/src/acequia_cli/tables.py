@@ -35,6 +35,8 @@ class IngestTables:
     full_refresh: tuple[str, ...] = ()
     """Those that are read anew in full; `ALL`: each that is loaded."""
     pack: str | None = None
+    connection: str | None = None
+    """Name of the database, where the ingestor knows several."""
     validate: bool = False
     """A check that fails fails the command, whatever its severity, and all of them are listed."""
     only_validate: bool = False
@@ -48,16 +50,26 @@ class IngestTables:
             raise WrongUse("--only-validate loads nothing, so there is nothing to refresh: choose one")
         if self.tables and self.pack:
             raise WrongUse("--pack means all tables of a pack, --tables some: choose one")
-        if self.tables and (others := [t for t in self.full_refresh if t not in (*self.tables, ALL)]):
-            raise WrongUse(f"--full-refresh names {', '.join(others)}, which --tables does not")
-        refreshed = self.tables if ALL in self.full_refresh and self.tables else self.full_refresh
+        refreshed = (self.tables or self._of_pack()) if ALL in self.full_refresh else self.full_refresh
         source: dict[str, Any] = {
             "kind": "postgres",
             "tables": list(self.tables),
             "full_refresh": list(refreshed),
             "only_validate": self.only_validate,
         }
-        return source | ({"pack": self.pack} if self.pack else {})
+        named = {"pack": self.pack, "connection": self.connection}
+        return source | {name: value for name, value in named.items() if value is not None}
+
+    def _of_pack(self) -> tuple[str, ...]:
+        """Every table of the pack, as this version of Acequia knows it."""
+        from acequia.datasets import load_registry  # noqa: PLC0415 - it brings polars
+        from acequia_ingestor.sources.postgres import packs  # noqa: PLC0415
+
+        there = packs(load_registry())
+        pack = self.pack or (next(iter(there)) if len(there) == 1 else "")
+        if pack not in there:
+            raise WrongUse(f"say which tables are meant, or which pack of {', '.join(there)}")
+        return there[pack]
 
     async def run(self, output: Output) -> int:
         source = self.source()

@@ -153,20 +153,8 @@ class Workshop:
     @contextmanager
     def folder(self) -> Iterator[str]:
         """A temporary folder that goes when the work is over; its lock says that we live."""
-        try:
-            new = Path(tempfile.mkdtemp(prefix=NEW_FOLDER_PREFIX, dir=self.temp_dir))
-            held = os.open(new, os.O_RDONLY)
-        except OSError as error:
-            raise TransientFailure(f"no temporary folder: {error}", dependency="disk") from error
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            folder = new.rename(new.with_name(FOLDER_PREFIX + new.name.removeprefix(NEW_FOLDER_PREFIX)))
-            try:
-                yield str(folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(held)
+        with temporary_folder(self.temp_dir) as name:
+            yield name
 
     async def publish(self, record: AuditRecord) -> None:
         """Publish an audit record; returns once the broker has it."""
@@ -179,6 +167,25 @@ class Workshop:
                 message_id=str(record.event_id),
             ),
         )
+
+
+@contextmanager
+def temporary_folder(parent: Path | None) -> Iterator[str]:
+    """A temporary folder in `parent` (None: the system's) that goes at the end; its lock says that somebody lives."""
+    try:
+        new = Path(tempfile.mkdtemp(prefix=NEW_FOLDER_PREFIX, dir=parent))
+        held = os.open(new, os.O_RDONLY)
+    except OSError as error:
+        raise TransientFailure(f"no temporary folder: {error}", dependency="disk") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        folder = new.rename(new.with_name(FOLDER_PREFIX + new.name.removeprefix(NEW_FOLDER_PREFIX)))
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(held)
 
 
 def clear_folders(parent: Path | None) -> None:
