@@ -69,6 +69,7 @@ def summarise(one: Watched, connection: Connection, lineage: Mapping[str, Any] |
             {"name": s.name, "stage": s.stage, "status": str(s.progress), "rows": s.rows, "seconds": s.seconds}
             for s in (chain(page) if page else ())
         ],
+        "read_as": read_as(page),
         "error": {key: error.get(key) for key in ("type", "rule", "message")} if error else None,
     }
     if connection.data is not None:
@@ -94,10 +95,32 @@ def _scope(page: Page) -> str | None:
     return str(said[-1]) if said and said[-1] else None
 
 
+def read_as(page: Page) -> dict[str, Any] | None:
+    """How a file was read that could be read in several ways: `options`, who `told` each, columns `ignored`."""
+    ingested = (page.get("stages") or {}).get("ingestor", ())
+    said = [e["parameters"] for e in ingested if e["kind"] == "outcome" and "csv" in e.get("parameters", {})]
+    if not said:
+        return None
+    last = said[-1]
+    return {"options": last["csv"], "told_by": last["csv_told_by"], "ignored": list(last.get("columns_ignored", ()))}
+
+
+def taken_for_granted(told: Mapping[str, Any] | None) -> list[str]:
+    """What nothing in the file told, and nobody said: `dates=dmy`."""
+    if told is None:
+        return []
+    return [
+        f"{name}={told['options'][name]}" for name in ("dates", "decimal") if told["told_by"].get(name) == "default"
+    ]
+
+
 def headline(document: Mapping[str, Any]) -> Text:
     """In one sentence, how it ended."""
     state, source, took = document["state"], document["source"], seconds(document["seconds"])
     events = f"{count(document['rows_in'])} {'synthetic events' if source == 'synthetic' else f'events from {source}'}"
+    if state == "done" and not document["model"]:
+        rows = f"{count(document['rows_silver'])} of {count(document['rows_in'])} rows"
+        return Text(f"Done: {rows} from {source} are in SILVER, after {took}.", "bold green")
     if state == "done":
         return Text(f"Done: {events} became an evaluated model in {took}.", "bold green")
     if state == "same_content":
@@ -116,6 +139,8 @@ def print_summary(console: Console, document: Mapping[str, Any], connection: Con
     console.print()
     console.print(headline(document), soft_wrap=True)
     console.print(f"Run {document['run_id']}, dataset {document['dataset']}", style="dim", highlight=False)
+    if document["read_as"]:
+        _print_read_as(console, document["read_as"])
     if document["rows_in"]:
         _print_rows(console, document)
     if document["model"]:
@@ -133,6 +158,17 @@ def _grid(*, number: bool = True) -> Table:
     table.add_column(no_wrap=True, justify="right" if number else "left")
     table.add_column(style="dim")
     return table
+
+
+def _print_read_as(console: Console, told: Mapping[str, Any]) -> None:
+    lines = ["  ".join(f"{name} {value}" for name, value in told["options"].items())]
+    if guessed := taken_for_granted(told):
+        lines.append(f"nothing in the file tells that it is {', '.join(guessed)}: if it is not, say so with --csv")
+    if told["ignored"]:
+        lines.append(f"columns that the dataset does not have: {', '.join(told['ignored'])}")
+    console.print("\nRead as", style="bold")
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_rows(console: Console, document: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from acequia_cli.commands import LISTED_MOST, Output, connected
 from acequia_cli.complaints import DONE, FAILED, CommandFailed, Complaint, NotThere, ServerAway, WrongUse
 from acequia_cli.connection import Where
 from acequia_cli.progress import count, sending
+from acequia_cli.summary import read_as, taken_for_granted
 
 AWAY = 60.0
 """Seconds for which a server may not answer, where the folder is looked at once."""
@@ -377,7 +378,7 @@ class _Watcher:
             self._tell(text)
 
     def counted(self) -> str:
-        counts = f"{count(self.brought_in)} file{'' if self.brought_in == 1 else 's'} brought in"
+        counts = f"{count(self.brought_in)} file{'' if self.brought_in == 1 else 's'} sent"
         known = f", {count(self.known)} had been before" if self.known else ""
         return f"{counts}{known}" + (f", {count(self.amiss)} not well" if self.amiss else "")
 
@@ -401,6 +402,8 @@ def _outcome(page: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         rows += f", {count(kept_apart)} in quarantine" + (f" ({named})" if named else "")
     if duplicate := page.get("rows_duplicate"):
         rows += f", {count(duplicate)} duplicate"
+    if guessed := taken_for_granted(read_as(page)):
+        rows += f"; nothing in it tells that it is {', '.join(guessed)}"
     before = f"the same content as run {page['same_as']}, " if first is not page else ""
     if state == "done":
         return f"{before}done: {rows}"
