@@ -116,6 +116,7 @@ NASTY = (
     b'{"event_type":"dns"}',
     b'{"event_type":"flow","event_type":"dns"}',
     b'{"src_ip":"\\ud800","event_type":"flow"}',
+    b'{"id.orig_h":"\\ud800"}',
 )
 field = st.one_of(st.sampled_from(NASTY), st.binary(max_size=12))
 separator = st.sampled_from([b",", b"\t", b";", b"|"])

@@ -161,3 +161,10 @@ def test_json_of_another_kind_is_not_taken_for_eve(parse: Parse) -> None:
     with pytest.raises(RejectedInput, match="JSON with the keys event, when") as caught:
         parse(jsonl({"event": "flow", "when": "2021-06-06T16:10:00Z"}))
     assert caught.value.rule == "unknown_format"
+
+
+def test_half_a_surrogate_pair_is_no_reason_to_stop(parse: Parse) -> None:
+    text = jsonl(flow()) + '{"event_type":"flow","src_ip":"\\ud800"}\nno JSON\n'
+    result = parse(text)
+    assert result.rows["src_ip"].to_list() == ["10.0.0.1", "?"]
+    assert result.parsed.rejected == {"broken_json": 1}

@@ -58,4 +58,8 @@ def _of(dtype: pl.DataType, value: object) -> object:
 
 
 def _text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    if value is None:
+        return None
+    # half of a surrogate pair is a text to JSON, and none to UTF-8
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
