@@ -17,14 +17,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from acequia.datasets import load_registry
-from acequia_ingestor.formats import load_formats
+from acequia_ingestor.formats import load_formats, unsw_nb15_csv
 from acequia_ingestor.parse import parse_file, write_drawn
 from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
 
@@ -48,18 +48,131 @@ ZEEK = {
 }
 
 
+START = pl.col("timestamp")
+END = START + pl.duration(microseconds=(pl.col("duration").fill_null(0) * 1e6).cast(pl.Int64))
+SECONDS = pl.col("duration").fill_null(0).round(6)
+FLOW = {
+    "pkts_toserver": pl.col("src_packets"),
+    "pkts_toclient": pl.col("dst_packets"),
+    "bytes_toserver": pl.col("src_bytes"),
+    "bytes_toclient": pl.col("dst_bytes"),
+    "start": START.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f+0000"),
+    "end": END.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f+0000"),
+    "age": pl.col("duration").fill_null(0).cast(pl.Int64),
+    "state": pl.lit("closed"),
+    "reason": pl.lit("timeout"),
+    "alerted": pl.lit(False),
+}
+EVE = {
+    "timestamp": END.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f+0000"),
+    "flow_id": pl.int_range(pl.len()) + 1_374_195_536_821_504,
+    "in_iface": pl.lit("eth0"),
+    "event_type": pl.lit("flow"),
+    "src_ip": pl.col("src_ip"),
+    "src_port": pl.col("src_port"),
+    "dest_ip": pl.col("dst_ip"),
+    "dest_port": pl.col("dst_port"),
+    "proto": pl.col("protocol").str.to_uppercase(),
+    "app_proto": pl.lit("tls"),
+    "flow": pl.struct(expression.alias(name) for name, expression in FLOW.items()),
+}
+ARGUS = {
+    "StartTime": START.dt.strftime("%Y/%m/%d %H:%M:%S%.6f"),
+    "Dur": SECONDS,
+    "Proto": pl.col("protocol"),
+    "SrcAddr": pl.col("src_ip"),
+    "Sport": pl.col("src_port"),
+    "Dir": pl.lit("   ->"),
+    "DstAddr": pl.col("dst_ip"),
+    "Dport": pl.col("dst_port"),
+    "State": pl.lit("FSPA_FSPA"),
+    "sTos": pl.lit(0),
+    "dTos": pl.lit(0),
+    "TotPkts": pl.col("src_packets") + pl.col("dst_packets"),
+    "TotBytes": pl.col("bytes"),
+    "SrcBytes": pl.col("src_bytes"),
+    "Label": pl.lit("flow=Background-Established-cmpgw-CVUT"),
+}
+NFDUMP = {
+    "ts": START.dt.strftime("%Y-%m-%d %H:%M:%S"),
+    "te": END.dt.strftime("%Y-%m-%d %H:%M:%S"),
+    "td": SECONDS.round(3),
+    "sa": pl.col("src_ip"),
+    "da": pl.col("dst_ip"),
+    "sp": pl.col("src_port"),
+    "dp": pl.col("dst_port"),
+    "pr": pl.col("protocol").str.to_uppercase(),
+    "flg": pl.lit(".AP.SF"),
+    **dict.fromkeys(("fwd", "stos"), pl.lit(0)),
+    "ipkt": pl.col("src_packets"),
+    "ibyt": pl.col("src_bytes"),
+    **dict.fromkeys(("opkt", "obyt"), pl.lit(0)),
+    **dict.fromkeys(("in", "out", "sas", "das", "smk", "dmk", "dtos", "dir"), pl.lit(0)),
+    **dict.fromkeys(("nh", "nhb"), pl.lit("0.0.0.0")),
+    **dict.fromkeys(("svln", "dvln"), pl.lit(0)),
+    **dict.fromkeys(("ismc", "odmc", "idmc", "osmc"), pl.lit("00:00:00:00:00:00")),
+    **{f"mpls{n}": pl.lit("0-0-0") for n in range(1, 11)},
+    **dict.fromkeys(("cl", "sl", "al"), pl.lit("    0.000")),
+    **{"ra": pl.lit("10.9.9.1"), "eng": pl.lit("0/0"), "exid": pl.lit(1)},
+    "tr": END.dt.strftime("%Y-%m-%d %H:%M:%S%.3f"),
+}
+UNSW = {
+    **{name: pl.lit(0) for name in unsw_nb15_csv.LAYOUT},
+    "srcip": pl.col("src_ip"),
+    "sport": pl.col("src_port"),
+    "dstip": pl.col("dst_ip"),
+    "dsport": pl.col("dst_port"),
+    "proto": pl.col("protocol"),
+    "state": pl.lit("FIN"),
+    "dur": SECONDS,
+    "sbytes": pl.col("src_bytes"),
+    "dbytes": pl.col("dst_bytes"),
+    "service": pl.lit("dns"),
+    "sload": pl.col("src_bytes") * 8.125,
+    "dload": pl.col("dst_bytes") * 8.125,
+    "spkts": pl.col("src_packets"),
+    "dpkts": pl.col("dst_packets"),
+    "stcpb": pl.int_range(pl.len()) + 1_421_927_414,
+    "dtcpb": pl.int_range(pl.len()) + 1_421_927_377,
+    "stime": START.dt.epoch("s"),
+    "ltime": END.dt.epoch("s"),
+    "sintpkt": SECONDS / 7,
+    "dintpkt": SECONDS / 11,
+    "attack_cat": pl.lit(None, pl.String),
+}
+CIC = {
+    "Flow ID": pl.format("{}-{}-{}-{}-6", "src_ip", "dst_ip", "src_port", "dst_port"),
+    " Source IP": pl.col("src_ip"),
+    " Source Port": pl.col("src_port"),
+    " Destination IP": pl.col("dst_ip"),
+    " Destination Port": pl.col("dst_port"),
+    " Protocol": pl.lit(6),
+    " Timestamp": START.dt.strftime("%d/%m/%Y %H:%M:%S"),
+    " Flow Duration": (SECONDS * 1e6).cast(pl.Int64),
+    " Total Fwd Packets": pl.col("src_packets"),
+    " Total Backward Packets": pl.col("dst_packets"),
+    "Total Length of Fwd Packets": pl.col("src_bytes"),
+    " Total Length of Bwd Packets": pl.col("dst_bytes"),
+    **{f" Feature {n}": SECONDS / n for n in range(1, 13)},
+    **{f" Count {n}": pl.lit(n) for n in range(60)},
+    " Label": pl.lit("BENIGN"),
+}
+CSV = {"argus": ARGUS, "nfdump_csv": NFDUMP, "unsw_nb15_csv": UNSW, "cic_ids2017_csv": CIC, "zeek_csv": ZEEK}
+
+
 def write_files(rows: int, folder: Path) -> dict[str, Path]:
-    """The same events in each format."""
+    """The same events in each format, with as many columns as its sensor writes."""
     source = SyntheticSource(kind="synthetic", rows=rows, seed=7, anomaly_rate=0.02)
     chunks = draw_network_events(source, datetime(2025, 12, 20, tzinfo=UTC))
     drawn = write_drawn(chunks, DATASET, "synthetic", folder / "drawn", rows_per_part=rows)
     events = pl.read_parquet(drawn.parts[0].path).drop("_line")
-    zeek = events.select(expression.alias(name) for name, expression in ZEEK.items())
-    files = {name: folder / name for name in load_formats()}
+    files = {name: folder / name for name in DATASET.formats}
     events.write_csv(files["canonical_csv"])
     events.write_parquet(files["canonical_parquet"])
-    zeek.write_csv(files["zeek_csv"])
-    zeek.write_ndjson(files["zeek_json"])
+    for name, columns in CSV.items():
+        written(events, columns).write_csv(files[name], include_header=name != "unsw_nb15_csv")
+    written(events, ZEEK).write_ndjson(files["zeek_json"])
+    written(events, EVE).write_ndjson(files["suricata_eve"])
     head = [
         "#separator \\x09",
         "#unset_field\t-",
@@ -69,15 +182,28 @@ def write_files(rows: int, folder: Path) -> dict[str, Path]:
     ]
     with files["zeek_tsv"].open("wb") as file:
         file.write(("\n".join(head) + "\n").encode())
-        zeek.write_csv(file, separator="\t", null_value="-", include_header=False)
+        written(events, ZEEK).write_csv(file, separator="\t", null_value="-", include_header=False)
     return files
+
+
+def written(events: pl.DataFrame, columns: Mapping[str, pl.Expr]) -> pl.DataFrame:
+    return events.select(expression.alias(name) for name, expression in columns.items())
+
+
+def bare_csv(path: Path) -> pl.DataFrame:
+    return pl.read_csv(path, infer_schema_length=10_000)
 
 
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     "canonical_csv": lambda path: pl.read_csv(path, try_parse_dates=True),
     "canonical_parquet": pl.read_parquet,
-    "zeek_csv": lambda path: pl.read_csv(path, infer_schema_length=10_000),
+    "zeek_csv": bare_csv,
     "zeek_json": pl.read_ndjson,
+    "suricata_eve": pl.read_ndjson,
+    "argus": bare_csv,
+    "nfdump_csv": bare_csv,
+    "unsw_nb15_csv": lambda path: pl.read_csv(path, has_header=False, infer_schema_length=10_000),
+    "cic_ids2017_csv": bare_csv,
     "zeek_tsv": lambda path: pl.read_csv(
         path,
         separator="\t",
