@@ -24,7 +24,7 @@ from acequia.datasets import load_registry
 from acequia.errors import ConfigurationError
 from acequia.events import utc_now
 from acequia.runner import At, Workshop, clear_folders, keep_going
-from acequia.settings import AcequiaSettings, load
+from acequia.settings import AcequiaSettings, check, load
 from acequia.topology import Topology, topology
 from acequia_auditor.database import Database
 from acequia_auditor.service import AuditorService
@@ -135,6 +135,7 @@ class Embedded:
             self.data.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"{self.data} can't be used as the data folder: {error.strerror}") from error
+        check(ScheduleSettings)  # before anything is started
         settings = load(AcequiaSettings)
         await asyncio.to_thread(clear_folders, settings.temp_dir)
         self._bus = await SqliteBus.open(self.data / "bus.sqlite")

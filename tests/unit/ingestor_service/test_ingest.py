@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from acequia.errors import TransientFailure
-from acequia.events import AuditRecord, Kind, Status
+from acequia.events import AuditRecord, Kind, SourceRequest, Status
 from acequia.layers import Layer, command_key
 from acequia.ports import Ack, Delivery, Message, Retry
 from acequia.runner import Workshop
@@ -351,15 +351,30 @@ async def test_a_command_cut_off_anywhere_ends_as_if_it_had_not_been(
     assert outcomes(await told(workshop)) == {run_id: Status.SUCCESS}
 
 
-async def test_a_command_for_a_dataset_that_there_is_not_is_rejected_and_removed(
-    ingestor: Ingestor, workshop: Workshop
+SYNTHETIC = {"kind": "synthetic", "rows": 10}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source", "rule"),
+    [
+        ("weather", SYNTHETIC, "unknown_dataset"),
+        ("accounts", SYNTHETIC, "no_such_source"),
+        ("network_events", {**SYNTHETIC, "rows": 2 * 10**9}, "too_many_rows"),
+        ("network_events", {**SYNTHETIC, "rows": "many"}, "malformed_command"),
+        ("network_events", {"kind": "carrier_pigeon"}, "malformed_command"),
+    ],
+)
+async def test_a_command_that_cannot_be_carried_out_is_rejected_and_removed(
+    ingestor: Ingestor, workshop: Workshop, dataset: str, source: dict[str, Any], rule: str
 ) -> None:
+    """As a schedule's may be, which nobody looked at before."""
     run_id = uuid4()
-    assert await ingestor.handle(await order(workshop, run_id, dataset="weather")) == Ack()
+    asked = SourceRequest.model_validate(source)
+    assert await ingestor.handle(await order(workshop, run_id, dataset=dataset, source=asked)) == Ack()
     assert outcomes(await told(workshop)) == {run_id: Status.REJECTED}
     assert await keys(workshop, Layer.LEDGER, "commands/") == []
     (manifest,) = await keys(workshop, Layer.QUARANTINE)
-    assert (await document(workshop, Layer.QUARANTINE, manifest))["rule"] == "unknown_dataset"
+    assert (await document(workshop, Layer.QUARANTINE, manifest))["rule"] == rule
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b'{"run_id": "x"}'])
