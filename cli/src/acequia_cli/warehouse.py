@@ -138,8 +138,7 @@ def _put(beside: Path, file: Path) -> None:
     """Let it be the warehouse: on the disk first, then under its name. Who reads the old one goes on with that."""
     with beside.open("rb") as written:
         os.fsync(written.fileno())
-    if (log := file.with_name(f"{file.name}.wal")).exists():
-        raise CommandFailed(f"somebody is writing into {file} ({log.name} lies beside it): it stays as it is")
+    _check_unused(file)
     beside.replace(file)
     folder = os.open(file.parent, os.O_RDONLY)
     try:
@@ -148,10 +147,17 @@ def _put(beside: Path, file: Path) -> None:
         os.close(folder)
 
 
+def _check_unused(file: Path) -> None:
+    """CommandFailed where changes lie beside the file that are not in it yet: they would be taken for the new one's."""
+    if (log := file.with_name(f"{file.name}.wal")).exists():
+        raise CommandFailed(f"somebody writes, or wrote, into {file}: {log.name} lies beside it, so it stays as it is")
+
+
 def _check_replaceable(file: Path, replace: bool) -> None:
     """WrongUse where something lies there that was not built by this command."""
     if file.is_dir():
         raise WrongUse(f"{file} is a folder: name a file in it, for instance {file}/warehouse.duckdb")
+    _check_unused(file)
     if replace or not file.exists() or not file.stat().st_size:
         return
     with file.open("rb") as content:
