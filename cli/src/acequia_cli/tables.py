@@ -1,5 +1,6 @@
 """Tables of a database: have them loaded, wait, tell what came of each, and what its checks say."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acequia_cli.chain import Page
-from acequia_cli.commands import NOT_NOW, Output, connected
+from acequia_cli.commands import INTERRUPTED, NOT_NOW, Output, connected
 from acequia_cli.complaints import DONE, FAILED, WrongUse
 from acequia_cli.connection import Where
 from acequia_cli.follow import View, Watched, follow
@@ -21,8 +22,12 @@ from acequia_cli.progress import count, plural, seconds
 from acequia_cli.several import ALL
 from acequia_cli.summary import state_text
 
+BLOCKED = "blocked"
+"""The rule by which a stage leaves what a check blocked."""
 WARN = "warn"
 """The severity of a check that is told, and stops nothing."""
+TOLD_MOST = 5
+"""Problems that the last line names; the document has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,23 @@ class IngestTables:
         return there[pack]
 
     async def run(self, output: Output) -> int:
+        where = self.where.resolved()
+        try:
+            return await self._run(where, output)
+        except asyncio.CancelledError:
+            if where.store is None:
+                raise
+            # all is stopped in order, but a thread that waits for the database would keep the process
+            from acequia.app import leave  # noqa: PLC0415 - it is loaded already
+
+            message = "stopped. What was accepted is durable, and the next run goes on with it"
+            output.document({"error": message, "exit_code": INTERRUPTED})
+            sys.stderr.write(f"acequia: {message}\n")
+            leave(INTERRUPTED)
+
+    async def _run(self, where: Where, output: Output) -> int:
         source = self.source()
-        async with connected(self.where, output, once=True) as connection:
+        async with connected(where, output, once=True) as connection:
             watched = Watched("", ", ".join(self.tables) or f"the tables of {self.pack or 'the database'}")
             watched.run_id = await connection.api.ingest(source, self.idempotency_key)
             if not self.wait:
@@ -98,9 +118,10 @@ def outcome(one: Watched, *, validate: bool) -> dict[str, Any]:
     page = one.page
     tables = loaded(page)
     problems = [f"{name}: {told}" for name, table in tables.items() for told in _amiss(table, validate=validate)]
+    problems += _further_on(page)
     error = page.get("error")
     state = page.get("state", "accepted")
-    if one.finished and state != "done":
+    if one.finished and state != "done" and not problems:
         problems.append(str((error or {}).get("message") or f"the run is {state}"))
     return {
         "run_id": one.run_id,
@@ -133,6 +154,18 @@ def _amiss(table: Mapping[str, Any], *, validate: bool) -> Iterator[str]:
             yield f"check {check['name']} failed"
 
 
+def _further_on(page: Page) -> list[str]:
+    """What went wrong after the ingestor. That a check's word was kept there is no news."""
+    found: dict[str, None] = {}
+    for stage, events in (page.get("stages") or {}).items():
+        for event in events if stage != "ingestor" else ():
+            error = event.get("error") or {}
+            rejected = event.get("kind") == "outcome" and event.get("status") == "REJECTED"
+            if event.get("kind") == "dead" or (rejected and error.get("rule") != BLOCKED):
+                found[f"{stage}: {error.get('message') or 'failed on every retry'}"] = None
+    return list(found)
+
+
 def _failed(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [check for check in table.get("checks") or () if not check.get("passed")]
 
@@ -149,6 +182,9 @@ def print_outcome(console: Console, document: Mapping[str, Any], *, every_check:
             _say(console, f"{name}: {_of_check(check)}", _style(check))
         if added := table.get("columns_added"):
             _say(console, f"{name}: new columns: {', '.join(map(str, added))}", "cyan")
+        if changed := table.get("columns_changed"):
+            told = ", ".join(f"{column} ({what})" for column, what in changed.items())
+            _say(console, f"{name}: changed columns: {told}", "yellow")
         if table.get("rejected"):
             reason = table.get("reason")
             _say(console, f"{name}: rejected ({table['rejected']}){f': {reason}' if reason else ''}", "bold red")
@@ -167,9 +203,20 @@ def _grid(tables: Mapping[str, Mapping[str, Any]]) -> Table:
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("checks")
     for name, table in tables.items():
-        kind = Text("rejected", "bold red") if table.get("rejected") else Text(str(table.get("kind") or "none"))
-        grid.add_row(name, kind, *(count(table.get(n)) for n in ("rows", "deleted", "parts")), _of_checks(table))
+        grid.add_row(
+            name, _kind(table), *(count(table.get(n)) for n in ("rows", "deleted", "parts")), _of_checks(table)
+        )
     return grid
+
+
+def _kind(table: Mapping[str, Any]) -> Text:
+    if table.get("rejected"):
+        return Text("rejected", "bold red")
+    if table.get("load") is None:
+        return Text("only checked")
+    if table.get("blocked"):
+        return Text(f"{table.get('kind')}, blocked", "bold red")
+    return Text(str(table.get("kind")) if table.get("parts") else "no changes")
 
 
 def _of_checks(table: Mapping[str, Any]) -> Text:
@@ -205,9 +252,11 @@ def _headline(document: Mapping[str, Any]) -> Text:
     if not document["finished"]:
         return Text.assemble("Not finished yet: the run is ", state_text(document["state"]), ".")
     if not document["ok"]:
-        return Text(f"Failed in {took}: {'; '.join(document['problems'])}", "bold red")
+        told, more = document["problems"][:TOLD_MOST], len(document["problems"]) - TOLD_MOST
+        rest = f"; and {count(more)} more" if more > 0 else ""
+        return Text(f"Failed in {took}: {'; '.join(told)}{rest}", "bold red")
     what = plural(len(tables), "table")
-    if not any(table.get("kind") for table in tables.values()):
+    if all(table.get("load") is None for table in tables.values()):
         return Text(f"Checked: {what} in {took}; nothing was loaded.", "bold green")
     rows = sum(int(table.get("rows") or 0) for table in tables.values())
     deleted = sum(int(table.get("deleted") or 0) for table in tables.values())
