@@ -11,7 +11,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from acequia.acceptance import COMMAND
+from acequia.acceptance import COMMAND, SEVERAL
 from acequia.app import make_app
 from acequia.datasets import Misfire, Registry, Schedule, load_registry
 from acequia.errors import ConfigurationError, TransientFailure
@@ -21,10 +21,13 @@ from acequia.ports import Message, ObjectInfo
 from acequia.runner import Workshop
 from acequia.settings import check, load
 from acequia.topology import AUDIT_QUEUE
+from acequia_ingestor.settings import IngestorSettings
+from acequia_ingestor.sources import load_sources, read_request
 from acequia_reconciler.schedules import (
     COUNTED_MOST,
     LOOK_SECONDS,
     MADE_UP_MOST,
+    Planned,
     Scheduler,
     chosen,
     load_schedules,
@@ -544,12 +547,21 @@ def test_the_setting_is_a_list_with_commas_and_an_unknown_name_ends_the_start(mo
     assert "network_daily" in told
 
 
-def test_the_shipped_schedules_are_a_daily_network_batch_and_six_in_mexico_city() -> None:
+def test_the_shipped_schedules_are_a_daily_network_batch_and_the_tables_at_six_in_mexico_city() -> None:
     planned = load_schedules(load_registry())
-    times = {(p.schedule.cron, p.schedule.timezone) for p in planned.values()}
-    assert ("0 6 * * *", "America/Mexico_City") in times
-    assert planned["network_daily"].dataset == "network_events"
-    assert planned["network_daily"].source.kind == "synthetic"
+    network, tables = planned["network_daily"], planned["subscriptions_daily"]
+    assert (network.schedule.cron, network.source.kind) == ("0 2 * * *", "synthetic")
+    assert (tables.schedule.cron, tables.schedule.timezone) == ("0 6 * * *", "America/Mexico_City")
+
+
+@pytest.mark.parametrize("planned", [pytest.param(p, id=name) for name, p in load_schedules(load_registry()).items()])
+def test_a_shipped_schedule_asks_for_what_its_source_gives(planned: Planned) -> None:
+    """As the ingestor judges it when it carries the run out."""
+    registry, sources = load_registry(), load_sources()
+    command = planned.command(None, 5)
+    source, asked = read_request(command.source, sources)
+    named = None if command.dataset == SEVERAL else command.dataset
+    assert planned.dataset in source.datasets(asked, named, registry, IngestorSettings())
 
 
 # HTTP

@@ -11,7 +11,7 @@ from typing import Any
 import dataframely as dy
 import polars as pl
 
-from acequia.datasets import DELETED, VERSION, Check, Dataset, Table, column_of
+from acequia.datasets import DELETED, VERSION, Check, Dataset, Schedule, Table, column_of
 
 READERS = frozenset({"transformer", "lakehouse"})
 UTC_TIME = pl.Datetime("us", "UTC")
@@ -60,6 +60,7 @@ def table_dataset(
     table: Table,
     checks: tuple[Check, ...] = (),
     rules: Mapping[str, pl.Expr] = MappingProxyType({}),
+    schedules: tuple[Schedule, ...] = (),
     max_rejected_share: float = 0.5,
 ) -> Dataset:
     """The dataset of a table. Its key is always there, rule `<column>_missing`: also of a row that is deleted.
@@ -89,6 +90,7 @@ def table_dataset(
         key=key,
         table=table,
         checks=checks,
+        schedules=schedules,
         max_rejected_share=max_rejected_share,
     )
 

@@ -209,13 +209,5 @@ DATASET = Dataset(
         "log_recent_events",
     ),
     synthetic=True,
-    schedules=(
-        Schedule("network_daily", "0 2 * * *", "UTC", MappingProxyType({"kind": "synthetic", "rows": 10_000})),
-        Schedule(
-            "network_morning",
-            "0 6 * * *",
-            "America/Mexico_City",
-            MappingProxyType({"kind": "synthetic", "rows": 10_000, "seed": 6}),
-        ),
-    ),
+    schedules=(Schedule("network_daily", "0 2 * * *", "UTC", {"kind": "synthetic", "rows": 10_000}),),
 )

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from acequia.datasets import Table
+from acequia.datasets import Schedule, Table
 from acequia.datasets._table import UTC_TIME, Column, table_dataset
 
 DATASET = table_dataset(
@@ -21,4 +21,9 @@ DATASET = table_dataset(
     },
     key=("subscription_id",),
     table=Table(relation="public.subscriptions", pack="subscriptions"),
+    schedules=(
+        Schedule(
+            "subscriptions_daily", "0 6 * * *", "America/Mexico_City", {"kind": "postgres", "pack": "subscriptions"}
+        ),
+    ),
 )
