@@ -109,6 +109,10 @@ def environment(settings: Mapping[str, str], more: Mapping[str, str]) -> dict[st
         "PG_MIGRATION_USER": settings["PG_MIGRATION_USER"],
         "PG_MIGRATION_PASSWORD": settings["PG_MIGRATION_PASSWORD"],
         "PG_DATABASE": settings["PG_DATABASE"],
+        "ACEQUIA_LAKEHOUSE_CATALOG_URI": (
+            f"postgresql+psycopg://{settings['PG_MIGRATION_USER']}:{settings['PG_MIGRATION_PASSWORD']}"
+            f"@{HOST}:{settings['PG_PORT']}/{settings['PG_DATABASE']}"
+        ),
         **more,
     }
 

@@ -23,6 +23,7 @@ PG_PASSWORD={auditor}
 PG_MIGRATION_USER=acequia
 PG_MIGRATION_PASSWORD={postgresql}
 PG_DATABASE=acequia
+ACEQUIA_LAKEHOUSE_PASSWORD={lakehouse}
 """
 
 
@@ -38,7 +39,7 @@ def main(path: Path = ENV) -> int:
             return 1
         return 0
     # hexadecimal: safe in URLs, in YAML and in shells
-    passwords = {name: secrets.token_hex(20) for name in ("minio", "rabbitmq", "postgresql", "auditor")}
+    passwords = {name: secrets.token_hex(20) for name in ("minio", "rabbitmq", "postgresql", "auditor", "lakehouse")}
     with open(descriptor, "w") as file:  # noqa: PTH123
         file.write(CONTENTS.format(**passwords))
     print(f"{path.name}: written, with random passwords", file=sys.stderr)

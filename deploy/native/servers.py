@@ -120,6 +120,9 @@ class Stack:
             "PG_MIGRATION_USER": USER,
             "PG_MIGRATION_PASSWORD": self.passwords["postgresql"],
             "PG_DATABASE": USER,
+            "ACEQUIA_LAKEHOUSE_CATALOG_URI": (
+                f"postgresql+psycopg://{USER}:{self.passwords['postgresql']}@{HOST}:{self.ports.postgresql}/{USER}"
+            ),
             "STACK_DIR": str(self.folder),
         }
         return variables | {f"STACK_PID_{name.upper()}": str(p.pid) for name, p in self.processes.items()}

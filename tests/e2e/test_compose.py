@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("ingestor", "transformer", "trainer", "evaluator", "auditor", "reconciler")
+SERVICES = ("ingestor", "transformer", "trainer", "evaluator", "lakehouse", "auditor", "reconciler")
 PORTS = ("ACEQUIA_PORT", "ACEQUIA_AUDITOR_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "RABBITMQ_MANAGEMENT_PORT")
 # what the caller has set for other servers is not meant for these
 ENVIRONMENT = {

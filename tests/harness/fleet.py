@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-SERVICES = ("auditor", "evaluator", "trainer", "transformer", "ingestor", "reconciler")
+SERVICES = ("auditor", "evaluator", "trainer", "lakehouse", "transformer", "ingestor", "reconciler")
 
 
 def free_port() -> int:
@@ -37,6 +37,7 @@ class Fleet:
             **own,
             "ACEQUIA_INGESTOR_AUDITOR_URL": self.url("auditor"),
             "ACEQUIA_INGESTOR_RECONCILER_URL": self.url("reconciler"),
+            "ACEQUIA_INGESTOR_LAKEHOUSE_URL": self.url("lakehouse"),
             "ACEQUIA_RECONCILER_INTERVAL": "1",
             "ACEQUIA_RECONCILER_GRACE": "3",
             "ACEQUIA_PLAN_STALE_AFTER": "2",

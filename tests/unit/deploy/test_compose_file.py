@@ -16,6 +16,7 @@ from acequia.layers import Buckets
 from acequia.settings import AcequiaSettings, MinioSettings, PostgresSettings, RabbitSettings
 from acequia.topology import OBJECTS, topology
 from acequia_auditor.settings import MigrationSettings
+from acequia_lakehouse.settings import OwnerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "compose.yaml").read_text()
@@ -24,13 +25,20 @@ SERVICES = sorted(folder.parent.name for folder in ROOT.glob("services/*/pyproje
 OURS = [pytest.param(COMPOSE["services"].get(name, {}), id=name) for name in SERVICES]
 DECIDED_BY_COMPOSE = {"ACEQUIA_HTTP_HOST", "ACEQUIA_HTTP_PORT", "ACEQUIA_TEMP_DIR"}
 """The image sets these: inside a container they are nobody's to choose."""
-SECRETS = {"MINIO_SECRET_KEY", "RABBITMQ_PASSWORD", "PG_PASSWORD", "PG_MIGRATION_PASSWORD"}
+SECRETS = {
+    "MINIO_SECRET_KEY",
+    "RABBITMQ_PASSWORD",
+    "PG_PASSWORD",
+    "PG_MIGRATION_PASSWORD",
+    "ACEQUIA_LAKEHOUSE_PASSWORD",
+}
 FOR_COMPOSE_ONLY = {
     "RABBITMQ_USER",
     "RABBITMQ_PASSWORD",
     "ACEQUIA_PORT",
     "ACEQUIA_AUDITOR_PORT",
     "ACEQUIA_IMAGES",
+    "ACEQUIA_LAKEHOUSE_PASSWORD",
     "ACEQUIA_TAG",
     "MINIO_IMAGE",
     "MINIO_PORT",
@@ -41,6 +49,10 @@ FOR_COMPOSE_ONLY = {
 
 def variables(settings: type[BaseSettings]) -> set[str]:
     return {f"{settings.model_config['env_prefix']}{field}".upper() for field in settings.model_fields}
+
+
+OF_OWNERS = variables(MigrationSettings) | variables(OwnerSettings)
+"""Of the roles that make databases and schemas: no service at work knows them."""
 
 
 def variables_of_service(name: str) -> set[str]:
@@ -78,7 +90,8 @@ def test_a_service_runs_without_root_without_capabilities_and_writes_only_to_vol
 def test_a_service_waits_for_healthy_servers_and_is_healthy_when_it_is_ready(service):
     waits_for = {name: condition["condition"] for name, condition in service["depends_on"].items()}
     assert {"minio", "rabbitmq"} <= set(waits_for)
-    assert waits_for.pop("migrate", "service_completed_successfully") == "service_completed_successfully"
+    for preparation in ("migrate", "prepare-lakehouse"):
+        assert waits_for.pop(preparation, "service_completed_successfully") == "service_completed_successfully"
     assert set(waits_for.values()) == {"service_healthy"}
     assert "/ready" in " ".join(service["healthcheck"]["test"])
 
@@ -101,16 +114,19 @@ def test_large_temporary_files_lie_on_a_volume_not_in_memory(service):
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_takes_each_of_its_settings_from_env_and_none_that_it_does_not_know(name):
     given = set(COMPOSE["services"][name]["environment"])
-    assert given == variables_of_service(name) - DECIDED_BY_COMPOSE - variables(MigrationSettings)
+    assert given == variables_of_service(name) - DECIDED_BY_COMPOSE - OF_OWNERS
 
 
 def test_only_the_auditor_knows_the_database_and_reaches_it():
     services = COMPOSE["services"]
     knows = {n for n, s in services.items() if any(str(key).startswith("PG_") for key in s.get("environment", ()))}
     reaches = {n for n, s in services.items() if "audit" in s.get("networks", ())}
+    of_the_lake = {n for n, s in services.items() if "catalog" in s.get("networks", ())}
     assert knows == {"auditor", "migrate"}
     assert reaches == {"auditor", "migrate", "postgres"}
+    assert of_the_lake == {"lakehouse", "prepare-lakehouse", "postgres"}
     assert COMPOSE["networks"]["audit"]["internal"] is True
+    assert COMPOSE["networks"]["catalog"]["internal"] is True
 
 
 def test_the_auditor_does_not_know_the_role_that_may_change_the_audit_trail():
@@ -129,6 +145,18 @@ def test_the_auditor_does_not_know_the_role_that_may_change_the_audit_trail():
     assert (migrate["image"], migrate["command"]) == (auditor["image"], ["migrate"])
 
 
+def test_the_lakehouse_works_by_a_role_that_another_one_makes():
+    lakehouse, prepare = (COMPOSE["services"][name] for name in ("lakehouse", "prepare-lakehouse"))
+    assert not set(lakehouse["environment"]) & variables(OwnerSettings)
+    assert variables(OwnerSettings) <= set(prepare["environment"])
+    assert (
+        prepare["environment"]["ACEQUIA_LAKEHOUSE_CATALOG_URI"]
+        == (lakehouse["environment"]["ACEQUIA_LAKEHOUSE_CATALOG_URI"])
+    )
+    assert lakehouse["depends_on"]["prepare-lakehouse"] == {"condition": "service_completed_successfully"}
+    assert (prepare["image"], prepare["command"]) == (lakehouse["image"], ["prepare"])
+
+
 def test_no_secret_stands_in_the_file():
     secret = re.compile(r"PASS|SECRET|URL")
     for name, service in COMPOSE["services"].items():
@@ -137,7 +165,8 @@ def test_no_secret_stands_in_the_file():
                 assert "${" in value, f"{name}: {key}"
     # a secret has no default: without it compose stops and says what to do
     references = re.findall(
-        r"\$\{(MINIO_SECRET_KEY|RABBITMQ_PASSWORD|PG_PASSWORD|PG_MIGRATION_PASSWORD)([^}]*)\}", TEXT
+        r"\$\{(MINIO_SECRET_KEY|RABBITMQ_PASSWORD|PG_PASSWORD|PG_MIGRATION_PASSWORD|ACEQUIA_LAKEHOUSE_PASSWORD)([^}]*)\}",
+        TEXT,
     )
     assert {name for name, _ in references} == SECRETS
     assert all(rest.startswith(":?") and "make env" in rest for _, rest in references)

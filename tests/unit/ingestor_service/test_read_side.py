@@ -1,4 +1,4 @@
-"""What the auditor and the reconciler answer is to be had at the ingestor's address."""
+"""What the auditor, the reconciler and the lakehouse answer is to be had at the ingestor's address."""
 
 import asyncio
 import json
@@ -9,7 +9,13 @@ import pytest
 
 from acequia.app import make_app
 from acequia_cli.in_process import InProcess
-from acequia_ingestor.read_side import LONG, OF_THE_AUDITOR, OF_THE_RECONCILER, read_side_router
+from acequia_ingestor.read_side import (
+    LONG,
+    OF_THE_AUDITOR,
+    OF_THE_LAKEHOUSE,
+    OF_THE_RECONCILER,
+    read_side_router,
+)
 
 LINES = {"content-type": "application/x-ndjson"}
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -31,12 +37,12 @@ class Lines(httpx.AsyncByteStream):
         self.closed.set()
 
 
-def ingestor(auditor: Answer, reconciler: Answer) -> httpx.AsyncClient:
+def ingestor(auditor: Answer, reconciler: Answer, lakehouse: Answer | None = None) -> httpx.AsyncClient:
     def client(answer: Answer) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://neighbour", timeout=5)
 
     app = make_app("ingestor")
-    app.include_router(read_side_router(client(auditor), client(reconciler)))
+    app.include_router(read_side_router(client(auditor), client(reconciler), client(lakehouse or gone)))
     return httpx.AsyncClient(transport=InProcess(app), base_url="http://ingestor")
 
 
@@ -50,12 +56,14 @@ def gone(request: httpx.Request) -> httpx.Response:
 
 @pytest.mark.parametrize(
     ("name", "method", "path"),
-    [("auditor", *route) for route in OF_THE_AUDITOR] + [("reconciler", *route) for route in OF_THE_RECONCILER],
+    [("auditor", *route) for route in OF_THE_AUDITOR]
+    + [("reconciler", *route) for route in OF_THE_RECONCILER]
+    + [("lakehouse", *route) for route in OF_THE_LAKEHOUSE],
 )
 async def test_each_call_reaches_who_answers_it_with_query_and_body(name: str, method: str, path: str):
     path = path.replace("{run_id}", "7").replace("{id}", "a%20b").replace("{name}", "daily")
 
-    answer = await ingestor(tell("auditor"), tell("reconciler")).request(
+    answer = await ingestor(tell("auditor"), tell("reconciler"), tell("lakehouse")).request(
         method, path, params={"stage": "a&b"}, content=b'{"reason": "x"}'
     )
 

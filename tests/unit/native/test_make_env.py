@@ -12,7 +12,7 @@ def test_it_writes_different_random_passwords_that_only_the_owner_reads(tmp_path
         for line in file.read_text().splitlines()
         if "PASSWORD=" in line or "SECRET_KEY=" in line
     ]
-    assert len(passwords) == len(set(passwords)) == 8
+    assert len(passwords) == len(set(passwords)) == 10
     assert min(map(len, passwords)) >= 32
 
 
@@ -28,5 +28,5 @@ def test_what_an_env_of_an_earlier_version_lacks_is_named(tmp_path, capsys):
     path = tmp_path / ".env"
     path.write_text("MINIO_SECRET_KEY=mine\nRABBITMQ_PASSWORD=mine\n# PG_PASSWORD=old\nPG_PASSWORD=mine\n")
     assert make_env.main(path) == 1
-    assert "lacks PG_MIGRATION_PASSWORD:" in capsys.readouterr().err
+    assert "lacks PG_MIGRATION_PASSWORD, ACEQUIA_LAKEHOUSE_PASSWORD:" in capsys.readouterr().err
     assert "MIGRATION" not in path.read_text()

@@ -34,9 +34,10 @@ def prepare() -> int:
         check(AcequiaSettings, LakehouseSettings, OwnerSettings)
         configure_logging(load(AcequiaSettings).log_level)
         settings, owner = load(LakehouseSettings), load(OwnerSettings)
+        catalog = settings.catalog_uri.get_secret_value() if settings.catalog == "sql" else settings.catalog
         for waited in range(PATIENCE + 1):
             try:
-                done = prepare_database(settings.catalog_uri.get_secret_value(), owner.uri.get_secret_value())
+                done = prepare_database(catalog, owner.uri.get_secret_value())
             except TransientFailure as error:
                 if waited == PATIENCE:
                     sys.stderr.write(f"acequia-lakehouse prepare: {error}\n")

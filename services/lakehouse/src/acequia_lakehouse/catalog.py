@@ -30,6 +30,8 @@ class Place:
     warehouse: str
     properties: Mapping[str, str]
     """Of pyiceberg's FileIO."""
+    name: str
+    """Of the catalog, where the settings give it none."""
     catalog_uri: str = ""
     """Of an embedded installation: its own catalog, whatever the settings name."""
 
@@ -45,7 +47,7 @@ class Place:
             "s3.connect-timeout": "10",
             "s3.request-timeout": "60",
         }
-        return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties)
+        return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties, buckets.prefix)
 
     @classmethod
     def in_folder(cls, data: Path, buckets: Buckets) -> "Place":
@@ -54,7 +56,7 @@ class Place:
         lake = data / "lake"
         lake.mkdir(parents=True, exist_ok=True)
         roots = {layer: f"{data}/store/{buckets.of(layer)}/" for layer in Layer}
-        return cls(roots, str(lake), {}, f"sqlite:///{lake / CATALOG_FILE}")
+        return cls(roots, str(lake), {}, buckets.prefix, f"sqlite:///{lake / CATALOG_FILE}")
 
     def location(self, layer: Layer, key: str) -> str:
         """Where an object lies: what stands in a table's metadata for a SILVER file."""
@@ -95,10 +97,12 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
 
 def settings_at(settings: LakehouseSettings, place: Place) -> LakehouseSettings:
     """As they hold there: those of an embedded installation's catalog are its own."""
+    name = settings.catalog_name or place.name
     if not place.catalog_uri:
-        return settings.model_copy(update={"warehouse": settings.warehouse.rstrip("/") or place.warehouse})
+        warehouse = settings.warehouse.rstrip("/") or place.warehouse
+        return settings.model_copy(update={"catalog_name": name, "warehouse": warehouse})
     own = {"catalog": "sql", "catalog_uri": SecretStr(place.catalog_uri), "catalog_properties": {}}
-    return settings.model_copy(update={**own, "warehouse": place.warehouse})
+    return settings.model_copy(update={**own, "catalog_name": name, "warehouse": place.warehouse})
 
 
 def _let_readers_be(file: Path) -> None:

@@ -7,6 +7,7 @@ from pyiceberg.catalog.sql import SqlCatalogBaseTable
 from sqlalchemy import create_engine
 
 from acequia.errors import ConfigurationError, TransientFailure
+from acequia_lakehouse.catalog import POSTGRES
 from acequia_lakehouse.problems import translated
 
 LOCK = 0x_ACE_0_1A
@@ -20,6 +21,8 @@ def prepare_database(catalog_uri: str, owner_uri: str) -> str:
     The role may read and write those tables' rows, and nothing else: it owns nothing and makes nothing. Raises
     TransientFailure where PostgreSQL is away, ConfigurationError where a person must act.
     """
+    if not catalog_uri.startswith(POSTGRES):
+        return "the catalog is none of PostgreSQL's: there is nothing to make"
     try:
         ours, owners = conninfo_to_dict(_plain(catalog_uri)), conninfo_to_dict(_plain(owner_uri))
     except psycopg.ProgrammingError as error:

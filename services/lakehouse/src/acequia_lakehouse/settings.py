@@ -18,9 +18,10 @@ class LakehouseSettings(BaseSettings):
         SecretStr,
         Field(description="sql: postgresql+psycopg://user:password@host/database; rest: the catalog's URL"),
     ] = SecretStr("")
-    catalog_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="Its name; in SQL a column")] = (
-        "acequia"
-    )
+    catalog_name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9_-]{0,100}$", description="Its name; in SQL a column. Default: the bucket prefix"),
+    ] = ""
     catalog_properties: Annotated[
         dict[str, str],
         Field(description='Further properties of pyiceberg\'s catalog, as JSON: {"glue.region": "us-east-1"}'),
