@@ -1,11 +1,11 @@
 """Tables of an embedded PostgreSQL, and the ingestor over the embedded adapters that loads them."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -36,10 +36,18 @@ AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSettings]:
-    """A PostgreSQL server of these tests."""
+    """A PostgreSQL server of these tests, which takes prepared transactions."""
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("source"))
+    asyncio.run(_allow_prepared(postgres.start()))
+    postgres.stop()
     yield postgres.start()
     postgres.stop()
+
+
+async def _allow_prepared(server: PostgresSettings) -> None:
+    connection = await connect(server, "postgres")
+    await connection.execute("ALTER SYSTEM SET max_prepared_transactions = 5")
+    await connection.close()
 
 
 def connect(server: PostgresSettings, database: str) -> Any:
@@ -218,6 +226,20 @@ class Desk:
         rows = pl.concat(frames, how="diagonal").sort(VERSION, maintain_order=True)
         newest = rows.unique(subset=key, keep="last", maintain_order=True)
         return newest.filter(~pl.col(DELETED)).drop(VERSION, DELETED).sort(key)
+
+    async def same(self, dataset: str = "things") -> None:
+        """What RAW says is what the source has."""
+        columns = ", ".join(self.workshop.registry[dataset].schema)
+        order = ", ".join(self.workshop.registry[dataset].key)
+        rows = await self.source.connection.fetch(f"SELECT {columns} FROM {dataset} ORDER BY {order}")
+        merged = await self.merged(dataset)
+        assert [tuple(r.values()) for r in merged.to_dicts()] == [tuple(r.values()) for r in rows]
+
+    async def insert(self, *rows: int, **more: str) -> None:
+        for row in rows:
+            names = ", ".join(["id", "label", *more])
+            values = ", ".join([str(row), f"'thing {row}'", *more.values()])
+            await self.source.run(f"INSERT INTO things ({names}) VALUES ({values})")
 
     async def moved(self, load: int, dataset: str = "things") -> list[Any]:
         """The keys that a load moved, those that are gone as negative ones."""

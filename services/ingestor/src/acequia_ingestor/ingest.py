@@ -74,7 +74,7 @@ from acequia_ingestor.parse import (
 from acequia_ingestor.settings import IngestorSettings, PostgresSourceSettings
 from acequia_ingestor.sources import load_sources, read_request
 from acequia_ingestor.sources.postgres import PostgresSource
-from acequia_ingestor.tables.load import Ended, Job, TableLoads
+from acequia_ingestor.tables.load import Ended, Job, RunEnded, TableLoads
 
 log = logging.getLogger("acequia")
 
@@ -232,6 +232,10 @@ class Ingestor:
                         record = await self._finish(origin, stem, parsed, parameters, accepted, started, more)
                 except RejectedInput as rejected:
                     record = await self._reject(origin, stem, rejected, parameters, accepted, started, more)
+                except RunEnded:
+                    record = await self._done(origin.done_id)
+                    if record is None:
+                        raise TransientFailure("`done` was removed while it was read", dependency="minio") from None
         self.workshop.at(f"{STAGE}.after_store")
         await self.workshop.publish(record)
         self.workshop.at(f"{STAGE}.after_audit")

@@ -159,8 +159,9 @@ class _Extraction:
         until = self._read(asking, layout, writer, stretch)
         if not stretch.more and not full and self._compare_now(forked):
             self._compare(asking, layout, writer, stretch)
-        if not stretch.more and full and order.stored is not None and not writer.anything:
-            self._end_a_full_load(asking, layout, writer)
+        before_this = order.stored is not None or order.before is not None or order.full
+        if not stretch.more and full and before_this and not stretch.unchanged and not order.only_validate:
+            writer.end_a_full_load()
         writer.close()
         stretch.parts, stretch.counted = writer.parts, writer.counted
         stretch.rejected, stretch.rejected_rows = writer.rejected_tail
@@ -275,17 +276,6 @@ class _Extraction:
             )
         return until
 
-    def _end_a_full_load(self, asking: Asking, layout: Layout, writer: "_Writer") -> None:
-        """A full load ends with a part that says how many there are. Nothing is left of it: its last row once more, or,
-        where that is gone by now, that it is."""
-        assert self._order.stored is not None
-        assert self._order.stored.position is not None
-        key = [str(part) for part in self._order.stored.position]
-        for frame in self._snapshot.stream(asking.rows_of_keys(layout, [key]), self._stop):
-            writer.take(frame, cursor=False, counts=False)
-        if not writer.anything:
-            writer.take_gone(self._typed(asking, [key]))
-
     def _typed(self, asking: Asking, keys: Sequence[Sequence[str]]) -> pl.DataFrame:
         return pl.concat(list(self._snapshot.stream(asking.typed_keys(keys), self._stop)))
 
@@ -391,6 +381,11 @@ class _Writer:
             if self._taken >= self._order.rows_per_part:
                 self._close_part()
         return pl.concat(written)
+
+    def end_a_full_load(self) -> None:
+        """A full load ends with a part that says how many there are, also where no row is left for it."""
+        if not self.anything:
+            self._file = RowFile(self._folder / f"part-{self._number + 1:06d}.parquet", self._layout.schema)
 
     def take_gone(self, keys: pl.DataFrame) -> None:
         """Write that the rows of these keys (as the source has them) are gone."""

@@ -39,7 +39,7 @@ from acequia.events import (
     ObjectRecord,
     metadata_size,
 )
-from acequia.layers import Layer, Stem, data_key, manifest_key, rejected_rows_key
+from acequia.layers import Layer, Stem, data_key, done_key, manifest_key, rejected_rows_key
 from acequia.ports import Message, ObjectInfo
 from acequia.runner import JSON, PARQUET, Workshop, in_thread, info_record, sha256_of
 from acequia.topology import COMMANDS
@@ -161,6 +161,10 @@ class Job:
         return self.command.run_id
 
 
+class RunEnded(Exception):
+    """Another delivery of the run has ended it: its `done` stands."""
+
+
 class TableLoads:
     """Carries out commands that ask for tables. Raises as the store and the bus do; TransientFailure (`source`) where
     the database can't be reached."""
@@ -172,7 +176,10 @@ class TableLoads:
         self._states = States(workshop.store)
 
     async def carry_out(self, job: Job, folder: Path) -> Ended | None:
-        """Load each table. None: the time is over, and the command was sent again, to be gone on with."""
+        """Load each table. None: the time is over, and the command was sent again, to be gone on with.
+
+        RunEnded where another delivery of the run was faster.
+        """
         deadline = time.monotonic() + self._settings.load_seconds
         tables: dict[str, TableResult] = {}
         worked = False
@@ -201,6 +208,19 @@ class TableLoads:
         message = Message(body, type=COMMAND, message_id=str(job.run_id))
         await self._workshop.bus.publish(COMMANDS, "ingest", message)
         self._workshop.at(f"{STAGE}.after_again")
+
+    async def _ended_meanwhile(self, run_id: UUID, name: str, opening: Opening) -> TableResult | None:
+        """Another delivery of the run may have closed the table's load just before this one opened another.
+
+        RunEnded where it has even ended the run.
+        """
+        result = await self._stands(name, run_id)
+        if result is None and not await self._workshop.store.head(Layer.LEDGER, done_key(run_id)):
+            return None
+        await self._states.close(name, run_id, opening.load, None, columns={})
+        if result is None:
+            raise RunEnded
+        return result
 
     # what stands
 
@@ -259,8 +279,10 @@ class TableLoads:
             place = folder / str(attempt := attempt + 1)
             state, opening = (TableState(dataset=dataset.name), Opening(load=1, id="0" * 16))
             if not job.asked.only_validate:
-                state, opening = await self._states.open(dataset.name, job.run_id)
+                state, opening, new = await self._states.open(dataset.name, job.run_id)
                 self._workshop.at(f"{STAGE}.after_open")
+                if new and (ended := await self._ended_meanwhile(job.run_id, dataset.name, opening)) is not None:
+                    return ended
             stem = Stem(dataset.name, job.at, opening.id)
             stored = await self._stored(stem) if opening.began is not None else []
             try:

@@ -113,11 +113,14 @@ class States:
     async def read(self, dataset: str) -> TableState:
         return (await self._read(dataset))[0]
 
-    async def open(self, dataset: str, run_id: UUID) -> tuple[TableState, Opening]:
-        """The load of this run: the one it has open, else a new one."""
+    async def open(self, dataset: str, run_id: UUID) -> tuple[TableState, Opening, bool]:
+        """The load of this run: the one it has open, else a new one, and whether it is new."""
+        new = False
 
         def opened(state: TableState) -> TableState:
-            if str(run_id) in state.open:
+            nonlocal new
+            new = str(run_id) not in state.open
+            if not new:
                 return state
             number = state.load + 1
             opening = Opening(
@@ -127,7 +130,7 @@ class States:
             return state.model_copy(update={"load": number, "open": dict([*kept, (str(run_id), opening)])})
 
         state = await self._move(dataset, opened)
-        return state, state.open[str(run_id)]
+        return state, state.open[str(run_id)], new
 
     async def begin(
         self, dataset: str, run_id: UUID, opening: Opening, began: Checkpoint, files: Sequence[KeyFile]
