@@ -58,23 +58,27 @@ def typed(
         value = pl.when(value.is_in(empty)).then(None).otherwise(value)
         return (value.str.to_lowercase() if field.lower else value).alias(field.column)
 
-    texts = records.select(text(field) for field in fields)
-    values = texts.select(_quick(field) for field in fields)
+    values = records.select(_quick(field, text(field)) for field in fields)
     bad: dict[str, pl.Series] = {}
     for field in fields:
-        if values[field.column].null_count() > texts[field.column].null_count():
-            unread = texts[field.column].is_not_null() & values[field.column].is_null()
-            text_left = texts[field.column].filter(unread)
-            again = field.read(text_left) if field.read else convert(text_left, field.dtype)
-            positions = unread.arg_true()
-            values = values.with_columns(values[field.column].clone().scatter(positions, again))
-            still = texts[field.column].is_not_null() & values[field.column].is_null()
-            if still.any():
-                bad[field.column] = still
+        column, source = values[field.column], records[field.at]
+        if (field.dtype == pl.String and not field.read) or column.null_count() == source.null_count():
+            continue
+        # whether a text stands for null is asked only where it did not read
+        unread = column.is_null() & source.is_not_null()
+        left = records.filter(unread).select(text(field)).to_series()
+        if left.null_count() == left.len():
+            continue
+        again = _again(field, left)
+        positions = unread.arg_true()
+        values = values.with_columns(column.clone().scatter(positions, again))
+        broken = positions.filter(left.is_not_null() & again.is_null())
+        if broken.len():
+            bad[field.column] = _none_of(records).scatter(broken, values=True)
     rows = records.select("_line", "_record").hstack(values)
     if not bad:
         return rows, no_rejected()
-    first = pl.Series([False] * records.height, dtype=pl.Boolean)
+    first = _none_of(records)
     rejected = []
     for field in fields:
         if (mask := bad.get(field.column)) is None:
@@ -87,25 +91,46 @@ def typed(
             pl.col("_text").str.head(100),
             pl.lit(_kind(field.dtype)),
         )
-        broken = records.with_columns(texts[field.column].alias("_text")).filter(mine)
-        rejected.append(reject(broken, f"unparsable_{field.means}", reason))
+        unreadable = records.filter(mine).with_columns(text(field).alias("_text"))
+        rejected.append(reject(unreadable, f"unparsable_{field.means}", reason))
     return rows.filter(~first), pl.concat(rejected)
+
+
+def _none_of(records: pl.DataFrame) -> pl.Series:
+    return pl.Series([False], dtype=pl.Boolean).new_from_index(0, records.height)
+
+
+def _again(field: Field, left: pl.Series) -> pl.Series:
+    """What could not be read as it stands in the file, without its padding, and in every other spelling."""
+    at = left.clear(left.len()).cast(field.dtype)
+    if field.quick is not None and field.dtype != pl.String:
+        at = left.to_frame("t").select(field.quick(pl.col("t"))).to_series()
+    if at.null_count() == left.null_count():
+        return at
+    return at.zip_with(at.is_not_null(), field.read(left) if field.read else convert(left, field.dtype))
 
 
 def _kind(dtype: pl.DataType) -> str:
     return next((kind for known, kind in _KINDS if known == dtype), str(dtype))
 
 
-def _quick(field: Field) -> pl.Expr:
-    """The common spelling of each type; null where it is another one, or none."""
-    column = pl.col(field.column)
+def _quick(field: Field, text: pl.Expr) -> pl.Expr:
+    """The common spelling of each type, as `field.column`; null where it is another one, or none. `text`: what the file
+    says, without padding, null where it says nothing."""
+    if field.dtype == pl.String and not field.read:
+        return field.quick(text).alias(field.column) if field.quick else text
+    column = pl.col(field.at)
     if field.quick is not None:
-        return field.quick(column).alias(field.column)
-    if field.read is not None:
-        return pl.repeat(None, pl.len(), dtype=field.dtype).alias(field.column)
-    if field.dtype == pl.Datetime("us", "UTC"):
-        return _of_epoch(column)
-    return column if field.dtype == pl.String else column.cast(field.dtype, strict=False)
+        value = field.quick(column)
+    elif field.read is not None:
+        value = pl.repeat(None, pl.len(), dtype=field.dtype)
+    elif field.dtype == pl.Datetime("us", "UTC"):
+        value = _of_epoch(column)
+    elif field.dtype.is_float():
+        value = column.cast(field.dtype, strict=False).fill_nan(None)  # `nan` may stand for null
+    else:
+        value = column.cast(field.dtype, strict=False)
+    return value.alias(field.column)
 
 
 def in_form(form: str, *, zoned: bool = False) -> Callable[[pl.Expr], pl.Expr]:

@@ -19,6 +19,7 @@ from acequia_ingestor.formats._lines import (
     numbered,
     split_quoted,
     unquote,
+    without,
 )
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -80,9 +81,9 @@ def read_csv(
     for block in blocks(source) if isinstance(source, Path) else source:
         lines = block.lines
         comment = pl.col("line").str.starts_with("#") & pl.col("fault").is_null()
-        candidates = lines.filter(~comment & ~is_blank())
-        comments = int(lines.select(comment.sum()).item())
-        skipped = {"comment": comments, "blank": lines.height - candidates.height - comments}
+        candidates, comments = without(lines, comment)
+        candidates, blank = without(candidates, is_blank())
+        skipped = {"comment": comments, "blank": blank}
         if header is None and candidates.height:
             if candidates["fault"][0] is not None:
                 raise RejectedInput("unreadable", "the header line is no UTF-8 text")
@@ -98,19 +99,17 @@ def read_csv(
             yield nothing, CsvHeader("", ",", ()), _finish(dataset, [], skipped)
             continue
         for reason, condition in no_records(header).items():
-            kept = candidates.filter(~(condition & pl.col("fault").is_null()))
-            skipped[reason] = skipped.get(reason, 0) + candidates.height - kept.height
-            candidates = kept
+            candidates, count = without(candidates, condition & pl.col("fault").is_null())
+            skipped[reason] = skipped.get(reason, 0) + count
         # a header that comes again: files put together
-        records = numbered(candidates.filter(pl.col("line") != header.line))
-        skipped["header"] = candidates.height - records.height
-        good, unreadable = faulty(records)
+        candidates, skipped["header"] = without(candidates, pl.col("line") == header.line)
+        good, unreadable = faulty(numbered(candidates))
         texts, ragged = split_quoted(
             good,
             header.separator,
             len(header.names),
             wanted=None if read is None else [n for n, name in enumerate(header.names) if name in read],
-            data=block.data if good.height == lines.height else None,
+            data=block.data_of(good),
         )
         yield texts, header, _finish(dataset, [unreadable, ragged], skipped)
 

@@ -15,6 +15,7 @@ MAX_LINE_BYTES = 2**20
 RAW_BYTES = 64 * 2**10
 MAX_COLUMNS = 2_000
 """Of a header: each is a column of a frame, whether it is wanted or not."""
+_FEW = 100
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (b"\x1f\x8b", b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x28\xb5\x2f\xfd")
 
@@ -34,6 +35,16 @@ class Block:
     lines: pl.DataFrame
     data: bytes
     """The same, as they stand in the file."""
+
+    def data_of(self, lines: pl.DataFrame) -> bytes | None:
+        """`lines`, some of the block's, as they stand in the file; None where it is not all but a few first ones."""
+        first = self.lines.height - lines.height
+        if not lines.height or first > _FEW or lines["_line"][0] != self.lines["_line"][first]:
+            return None
+        begin = 0
+        for _ in range(first):
+            begin = self.data.index(b"\n", begin) + 1
+        return self.data[begin:]
 
 
 def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -113,6 +124,13 @@ def starts_as_packed(line: str) -> bool:
 
 def is_blank() -> pl.Expr:
     return pl.col("line").str.strip_chars().str.len_bytes() == 0
+
+
+def without(lines: pl.DataFrame, condition: pl.Expr) -> tuple[pl.DataFrame, int]:
+    """`lines` of which `condition` does not hold, and how many it holds of."""
+    holds = lines.select(condition.alias("holds")).to_series()
+    count = int(holds.sum())
+    return (lines.filter(~holds) if count else lines), count
 
 
 def numbered(records: pl.DataFrame) -> pl.DataFrame:

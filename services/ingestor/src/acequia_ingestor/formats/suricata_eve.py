@@ -18,7 +18,7 @@ from acequia_ingestor.formats import Chunk, Format, Head
 from acequia_ingestor.formats._columns import chunk, in_form, typed
 from acequia_ingestor.formats._flows import both_ways, flow_fields
 from acequia_ingestor.formats._json import decode, object_of
-from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, reject
+from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, reject, without
 
 NAMES = {
     "timestamp": ("flow.start",),
@@ -64,8 +64,7 @@ def detect(head: Head, dataset: Dataset) -> bool:
 def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     fields = flow_fields(NAMES, _PLACES, dataset.lowered, quick={"timestamp": _TIME, "end": _TIME})
     for block in blocks(path):
-        candidates = block.lines.filter(~is_blank())
-        blank = block.lines.height - candidates.height
+        candidates, blank = without(block.lines, is_blank())
         texts, is_object = decode(candidates["line"], _SHAPE, None if blank else block.data)
         is_flow = (texts["event_type"] == "flow").fill_null(value=False)
         skipped = {"blank": blank}

@@ -14,7 +14,7 @@ from acequia.datasets import Dataset
 from acequia_ingestor.formats import Chunk, Format, Head, _zeek
 from acequia_ingestor.formats._columns import chunk, typed
 from acequia_ingestor.formats._json import decode, object_of
-from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, reject
+from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, reject, without
 
 _PATH = "_path"
 _KEYS = (*_zeek.SOURCES, _PATH)
@@ -37,9 +37,9 @@ def detect(head: Head, dataset: Dataset) -> bool:
 def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     fields = _zeek.fields({key: key for key in _zeek.SOURCES}, dataset.lowered)
     for block in blocks(path):
-        candidates = block.lines.filter(~is_blank())
-        skipped = {"blank": block.lines.height - candidates.height}
-        texts, is_object = decode(candidates["line"], _SHAPE, None if skipped["blank"] else block.data)
+        candidates, blank = without(block.lines, is_blank())
+        skipped = {"blank": blank}
+        texts, is_object = decode(candidates["line"], _SHAPE, None if blank else block.data)
         other = (texts[_PATH].is_not_null() & (texts[_PATH] != "conn")).fill_null(value=False)
         skipped["other_log"] = int(other.sum())
         whole = candidates.hstack(texts).with_columns(is_object.alias("_object")).filter(~other)
