@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
 from acequia.batches import Plan
-from acequia.datasets import load_registry
+from acequia.datasets import Registry, load_registry
 from acequia.events import IngestionCommand, ObjectCreated, SourceRequest, parse_notification
 from acequia.layers import Buckets, Layer, Stem, command_key, data_key, landing_done_id, plan_key, stage_key
 from acequia.ports import Ack, Delivery, ObjectInfo, Retry, Settlement
@@ -41,14 +42,22 @@ def heard() -> bool:
 
 
 @pytest.fixture
-async def workshop(tmp_path: Path, variants: Sequence[str], heard: bool) -> AsyncIterator[Workshop]:
+def registry() -> Registry:
+    """One reader of SILVER: the trainer. test_two_readers_of_silver.py has both."""
+    known = load_registry()
+    readers = known[DATASET].readers - {"lakehouse"}
+    return Registry({**known, DATASET: replace(known[DATASET], readers=readers)})
+
+
+@pytest.fixture
+async def workshop(tmp_path: Path, variants: Sequence[str], heard: bool, registry: Registry) -> AsyncIterator[Workshop]:
     bus = await SqliteBus.open(tmp_path / "bus.sqlite")
     store = await DirectoryStore.open(tmp_path / "store", BUCKETS, bus if heard else None)
     await bus.apply(TABLE)
     await store.apply(TABLE)
-    workshop = Workshop(store, bus, BUCKETS, load_registry())
+    workshop = Workshop(store, bus, BUCKETS, registry)
     if variants:
-        for stage in ("transformer", "trainer", "evaluator"):
+        for stage in ("transformer", "trainer", "evaluator", "lakehouse"):
             await write(workshop, Layer.LEDGER, stage_key(stage), {"variants": [*variants]})
     yield workshop
     await bus.close()
@@ -65,14 +74,19 @@ async def write(workshop: Workshop, layer: Layer, key: str, document: Mapping[st
 
 
 async def write_plan(
-    workshop: Workshop, made: Stem, took: Mapping[Stem, str], *, settled_before: date | None = None
+    workshop: Workshop,
+    made: Stem,
+    took: Mapping[Stem, str],
+    *,
+    settled_before: date | None = None,
+    stage: str = "trainer",
 ) -> None:
     """`took`: the stems that the plan covers, each with the variant of it that it takes."""
     settled_before = settled_before or made.at.date()
     inputs = tuple(Candidate(data_key(s, v), "x", str(s), v, 4, 1, None, None, None) for s, v in took.items())
     assert made.plan is not None
-    plan = Plan("trainer", made.dataset, made.plan, made, made.at, uuid4(), (), inputs, settled_before, 1, {})
-    await write(workshop, Layer.LEDGER, plan_key("trainer", made.dataset, made.plan), plan.document())
+    plan = Plan(stage, made.dataset, made.plan, made, made.at, uuid4(), (), inputs, settled_before, 1, {})
+    await write(workshop, Layer.LEDGER, plan_key(stage, made.dataset, made.plan), plan.document())
 
 
 async def write_command(workshop: Workshop, run_id: UUID, *, accepted_at: datetime = AT) -> None:

@@ -176,6 +176,9 @@ async def test_whatever_lies_there_the_fates_add_up_and_the_orphans_are_those_th
     for line in documents[-1]["result"]["sums"]:
         fates = {k: v for k, v in line.items() if k not in ("layer", "dataset", "reader", "objects") and v}
         assert sum(fates.values()) == line["objects"]
+        if line["reader"] == "lakehouse":
+            assert set(fates) == {"not_applicable"}
+            continue
         found[line["reader"]].update(fates)
     assert found == population.expected
     assert {d["orphan"]["uri"] for d in documents if "orphan" in d} == population.orphans

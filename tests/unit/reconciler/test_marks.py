@@ -167,7 +167,7 @@ async def test_what_comes_to_lie_behind_a_mark_is_found_by_the_full_sweep(worksh
 async def test_a_sweep_cut_off_by_too_many_orphans_goes_on_where_it_stopped(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_ORPHANS", 10)  # two for each reader
+    monkeypatch.setattr(module, "MOST_ORPHANS", 12)  # two for each reader
     every = [await ingested(workshop, 10 - number, number, silver=False) for number in range(6)]
     sweeper = Sweeper(workshop, TABLE)
     found: list[str] = []
@@ -193,7 +193,7 @@ async def test_what_a_full_sweep_that_was_cut_off_did_not_come_to_the_next_ones_
     others = [Stem("another", Clock.now - 40 * HOUR, f"{number:016x}", 1) for number in range(3)]
     for other in others:
         await put(workshop, Layer.RAW, data_key(other), b"r")
-    monkeypatch.setattr(module, "MOST_ORPHANS", 10)  # two for each reader
+    monkeypatch.setattr(module, "MOST_ORPHANS", 12)  # two for each reader
     assert await orphans(workshop, sweeper, full=True) == [data_key(other) for other in others[:2]]
     for other in others:
         await put(workshop, Layer.SILVER, data_key(other, VARIANT), b"s")

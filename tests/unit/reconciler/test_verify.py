@@ -242,7 +242,7 @@ async def test_an_object_of_an_open_plan_is_in_flight_whatever_its_age(workshop:
     assert await sums(workshop, "trainer") == {"objects": 1, "in_flight": 1}
     result, _ = await prove(workshop, settled=True)
     assert (result["ok"], result["settled"]) == (False, False)
-    assert f"1 plans of {DATASET} are open" in result["problems"]
+    assert f"1 plans of {DATASET} are open at trainer" in result["problems"]
 
 
 async def test_an_object_of_a_plan_shares_the_plans_end(workshop: Workshop) -> None:

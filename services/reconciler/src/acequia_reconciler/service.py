@@ -155,7 +155,7 @@ class ReconcilerService:
 
     def _check(self, asked: Replay) -> None:
         """Problem (422) where there is nothing that could be replayed."""
-        layers = [reader.layer.value for reader in READERS]
+        layers = list(dict.fromkeys(reader.layer.value for reader in READERS))
         if asked.layer not in layers:
             detail = f"no service reads the layer {asked.layer!r}: one of {', '.join(layers)}"
             raise Problem(422, "unknown layer", detail, allowed=layers)
