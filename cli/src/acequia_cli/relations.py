@@ -8,6 +8,7 @@ A dataset without an object, or without a table yet, is empty, with its columns.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NoSuchNamespaceError
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
 from pyiceberg.table import FileScanTask, Table
@@ -138,20 +139,26 @@ class Lake:
         self._namespace = namespace
         self._tables: dict[str, Table | None] = {}
 
+    def close(self) -> None:
+        if self._catalog is not None:
+            self._catalog.close()
+
     def names(self) -> list[str]:
         if self._catalog is None:
             return []
-        try:
-            return sorted(name[-1] for name in self._catalog.list_tables((self._namespace,)))
-        except NoSuchNamespaceError:
-            return []
+        with translated():
+            try:
+                return sorted(name[-1] for name in self._catalog.list_tables((self._namespace,)))
+            except NoSuchNamespaceError:
+                return []
 
     def table(self, name: str) -> Table | None:
         """None where it was never made."""
         if name not in self._tables:
-            there = self._catalog is not None and self._catalog.table_exists((self._namespace, name))
-            assert self._catalog is not None or not there
-            self._tables[name] = self._catalog.load_table((self._namespace, name)) if there and self._catalog else None
+            self._tables[name] = None
+            if self._catalog is not None:
+                with translated(), suppress(NoSuchTableError, NoSuchNamespaceError):
+                    self._tables[name] = self._catalog.load_table((self._namespace, name))
         return self._tables[name]
 
     def moment_of(self, snapshot_id: int) -> datetime:
@@ -283,21 +290,24 @@ async def plan(
     wanted = None if asked is None else sorted(asked)
     if wanted is None or snapshot is not None or any(schema == "silver" for schema, _ in wanted):
         lake = await asyncio.to_thread(_open_lake, installation)
-    then: AsOf | None = None
-    if snapshot is not None:
-        then = AsOf(await asyncio.to_thread(lake.moment_of, snapshot), snapshot)
-    elif as_of is not None:
-        then = AsOf(moment(as_of, datetime.now(UTC)))
-    known = known_tables(registry, await asyncio.to_thread(lake.names) if wanted is None else ())
-    relations = []
-    for schema, name in known if wanted is None else wanted:
-        if schema == "bronze":
-            if name not in registry:
+    try:
+        then: AsOf | None = None
+        if snapshot is not None:
+            then = AsOf(await asyncio.to_thread(lake.moment_of, snapshot), snapshot)
+        elif as_of is not None:
+            then = AsOf(moment(as_of, datetime.now(UTC)))
+        known = known_tables(registry, await asyncio.to_thread(lake.names) if wanted is None else ())
+        relations = []
+        for schema, name in sorted(known) if wanted is None else wanted:
+            if schema == "silver":
+                relations.append(await asyncio.to_thread(_silver, lake, registry, name, then, known))
+            elif name in registry:
+                relations.append(bronze(registry[name], await installation.raw(name), then))
+            else:
                 raise _unknown(schema, name, known)
-            relations.append(bronze(registry[name], await installation.raw(name), then))
-        else:
-            relations.append(await asyncio.to_thread(_silver, lake, registry, name, then, known))
-    return sorted(relations, key=lambda relation: relation.full_name)
+        return relations
+    finally:
+        lake.close()
 
 
 def _open_lake(installation: Installation) -> Lake:
