@@ -3,17 +3,21 @@
 SILVER has `_line` (the row's position in its source, for lineage), the canonical columns, then the features; sorted by
 (event time, `_line`), or by `_line` where the dataset has no such time. The same input gives the same bytes, whatever
 the number of threads.
+
+Of a table (a dataset with a key), RAW and SILVER have no `_line` but `_version` and `_deleted`, in the order of RAW;
+columns that its source has beyond the canonical ones are carried along, and a column may be of a wider type of its
+kind. In quarantine `_line` is then the row's place in its object, from 1. An object without a row is one: it says that
+a table is empty.
 """
 
-import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import dataframely as dy
 import polars as pl
 
-from acequia.datasets import Dataset, Registry
+from acequia.datasets import Dataset, Registry, contract_with, widens
 from acequia.errors import of_this_machine
 from acequia.layers import Layer, rejected_rows_key
 from acequia.work import Beside, Outcome, RejectedWhole, Work
@@ -45,12 +49,13 @@ def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Regist
     parameters = {"burst_seconds": burst_seconds, "max_rejected_share": dataset.max_rejected_share}
     frame = _read(inputs[0], dataset)
     rows_in = frame.height
+    columns = [name for name in frame.columns if name != LINE]
     valid, broken = _apply_contract(frame, dataset)
     del frame
     rejected = _counts(broken)
 
     reason = f"{broken.height} of {rows_in} rows break the contract" + _top(rejected)
-    if not valid.height:
+    if not valid.height and not (dataset.key and rows_in == 0):
         raise RejectedWhole(
             "no_rows",
             reason if rows_in else "the object holds no row",
@@ -74,12 +79,14 @@ def transform(work: Work, inputs: Sequence[Path], out: Path, *, registry: Regist
         )
 
     rows_valid = valid.height
-    kept = _first_of_equals(valid, list(dataset.schema))
+    kept = _first_of_equals(valid, columns)
     del valid
     silver = kept.sort(*((dataset.event_time,) if dataset.event_time else ()), LINE, maintain_order=True)
     del kept
     if add_features := FEATURES.get(dataset.name):
         silver = add_features(silver, burst_seconds)
+    if dataset.key:
+        silver = silver.drop(LINE)
     output = out / "silver.parquet"
     silver.write_parquet(output, compression="zstd", row_group_size=ROW_GROUP, statistics=True)
     return Outcome(
@@ -105,8 +112,9 @@ def _time_range(silver: pl.DataFrame, event_time: str | None) -> tuple[str, str]
 
 
 def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
-    """The RAW object: `_line` and the canonical columns, in the order of `_line`."""
-    expected = pl.Schema({LINE: pl.Int64(), **dataset.schema})
+    """The RAW object: `_line` and the stored columns, in the order of `_line`; of a table also those beyond them."""
+    own = {} if dataset.key else {LINE: pl.Int64()}
+    expected = pl.Schema({**own, **dataset.stored_schema})
     try:
         scan = pl.scan_parquet(path)
         found = scan.collect_schema()
@@ -115,6 +123,12 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
         if of_this_machine(error) or not path.exists():
             raise
         raise RejectedWhole("not_canonical", f"this is not a Parquet file: {error}") from error
+    if dataset.key:
+        found.pop(LINE, None)
+        carried = {name: dtype for name, dtype in found.items() if name not in expected}
+        expected = pl.Schema(
+            {**{n: found[n] if _may_be(found.get(n), t) else t for n, t in expected.items()}, **carried}
+        )
     wrong = [
         f"{name} is {str(found.get(name, 'missing'))[:100]}" for name, t in expected.items() if found.get(name) != t
     ]
@@ -141,7 +155,14 @@ def _read(path: Path, dataset: Dataset) -> pl.DataFrame:
         ) from error
     frame = pl.concat(batches) if batches else expected.to_frame()
     del batches
+    if dataset.key:
+        return frame.with_row_index(LINE, offset=1).with_columns(pl.col(LINE).cast(pl.Int64))
     return frame if frame[LINE].is_sorted() else frame.sort(LINE, maintain_order=True)
+
+
+def _may_be(found: pl.DataType | None, expected: pl.DataType) -> bool:
+    """Whether a table's column may have become this."""
+    return found is not None and (found == expected or widens(found, expected))
 
 
 def _first_of_equals(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
@@ -159,25 +180,30 @@ def _first_of_equals(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
 
 def _apply_contract(frame: pl.DataFrame, dataset: Dataset) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows that keep the contract, and those that do not, with `rule` (the first broken) and `rules` (all)."""
-    good, failure = _with_line(dataset.contract).filter(frame)
+    judged = {name: dtype for name, dtype in frame.schema.items() if name == LINE or name in dataset.stored_schema}
+    good, failure = _adapted(dataset.contract, judged).filter(frame.select(*judged))
     details = failure.details()
-    order = [LINE, *dataset.schema]
-    names = [name for name in details.columns if name not in order]
+    order = list(frame.columns)
+    names = [name for name in details.columns if name not in judged]
     broken_rules = pl.concat_list(
         [pl.when(pl.col(name) == "invalid").then(pl.lit(name)) for name in names] or [pl.lit(None, dtype=pl.String)]
     ).list.drop_nulls()
     broken = details.with_columns(broken_rules.alias(RULES)).select(
-        LINE, pl.col(RULES).list.first().alias(RULE), RULES, *dataset.schema
+        LINE, pl.col(RULES).list.first().alias(RULE), RULES, *(name for name in judged if name != LINE)
     )
-    return pl.DataFrame(good).select(order), broken
+    if len(judged) == len(order):
+        return pl.DataFrame(good).select(order), broken
+    # a contract knows only its own columns: the others join by the row's place
+    beyond = [LINE, *(name for name in order if name not in judged)]
+    broken = broken.join(frame.select(beyond), on=LINE, how="left", maintain_order="left")
+    return frame.join(pl.DataFrame(good).select(LINE), on=LINE, how="semi", maintain_order="left"), broken
 
 
-def _with_line(contract: type[dy.Schema]) -> type[dy.Schema]:
-    """The same contract for rows that carry their position: `filter` drops columns that a contract does not name."""
-    if LINE in contract.column_names():
-        return contract
-    line = dy.Int64(alias=LINE, nullable=True)
-    return types.new_class(contract.__name__, (contract,), exec_body=lambda namespace: namespace.update(line=line))
+def _adapted(contract: type[dy.Schema], columns: Mapping[str, pl.DataType]) -> type[dy.Schema]:
+    """The same contract for rows that have all of `columns`: `filter` drops those that a contract does not name."""
+    known = contract.columns()
+    more = {name: dtype for name, dtype in columns.items() if name not in known or known[name].dtype != dtype}
+    return contract_with(contract, more) if more else contract
 
 
 def _counts(broken: pl.DataFrame) -> dict[str, int]:

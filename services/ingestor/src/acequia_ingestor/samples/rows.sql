@@ -8,7 +8,8 @@ CREATE FUNCTION pg_temp.one_of(options text[], what text, n bigint) RETURNS text
     SELECT options[1 + floor(pg_temp.drawn(what, n) * cardinality(options))::integer]
 $$;
 CREATE FUNCTION pg_temp.moment(what text, n bigint, days integer) RETURNS timestamptz LANGUAGE sql STABLE AS $$
-    SELECT current_setting('acequia.at')::timestamptz - pg_temp.drawn(what, n) * days * interval '1 day'
+    SELECT current_setting('acequia.at')::timestamptz
+        - CASE WHEN n = 1 THEN 0 ELSE pg_temp.drawn(what, n) * days END * interval '1 day'
 $$;
 
 INSERT INTO public.subscriptions
