@@ -1,6 +1,7 @@
 """How many schedules are tried, and where.
 
-ACEQUIA_SCHEDULES=5000 tries so many in all (200 by default), ACEQUIA_SCHEDULE=1234 only that one, with each story.
+ACEQUIA_TRIED_SCHEDULES=5000 tries so many in all (200 by default), ACEQUIA_TRIED_SCHEDULE=1234 only that one, with
+each story.
 """
 
 import logging
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-SCHEDULES = int(os.environ.get("ACEQUIA_SCHEDULES") or 200)
-ONLY = os.environ.get("ACEQUIA_SCHEDULE")
+SCHEDULES = int(os.environ.get("ACEQUIA_TRIED_SCHEDULES") or 200)
+ONLY = os.environ.get("ACEQUIA_TRIED_SCHEDULE")
 AT_ONCE = 25
 """Schedules of one test."""
 

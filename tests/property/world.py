@@ -597,7 +597,7 @@ def schedule(
     except Exception as error:
         raise AssertionError(
             f"schedule {seed}: {type(error).__name__}: {error}\n"
-            f"(again: ACEQUIA_SCHEDULE={seed} pytest tests/property)\n" + "\n".join(history[-60:])
+            f"(again: ACEQUIA_TRIED_SCHEDULE={seed} pytest tests/property)\n" + "\n".join(history[-60:])
         ) from error
     finally:
         asyncio.set_event_loop(None)
