@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from acequia.acceptance import SEVERAL
 from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 from acequia.events import AuditRecord, Kind, ObjectRecord, Status
 from acequia.layers import UNKNOWN_DATASET, Layer
@@ -179,12 +180,22 @@ def _artifacts(record: AuditRecord) -> Iterator[tuple[Any, ...]]:
             yield _artifact(record, item, *key)
 
 
+def _dataset_of(record: AuditRecord, uri: str) -> str:
+    """Of one object: a run may have several. Its key begins with it, or in QUARANTINE with the stage, and then it."""
+    if record.dataset != SEVERAL:
+        return record.dataset
+    key = uri.removeprefix("s3://").partition("/")[2]
+    if layer_of(uri) == Layer.QUARANTINE:
+        key = key.partition("/")[2]
+    return key.partition("/")[0] or record.dataset
+
+
 def _artifact(record: AuditRecord, item: ObjectRecord, uri: str, etag: str) -> tuple[Any, ...]:
     return (
         uri,
         etag,
         layer_of(uri),
-        clean(record.dataset),
+        clean(_dataset_of(record, uri)),
         record.run_id,
         clean(record.stage),
         clean(record.stem),

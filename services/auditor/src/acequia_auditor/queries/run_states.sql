@@ -18,7 +18,12 @@ ingest AS (
     SELECT * FROM ingest_all WHERE rank = best
 ),
 raw AS (
-    SELECT DISTINCT i.run_id, i.dataset, o.uri, o.etag
+    -- a run of several datasets: each object's is its first folder
+    SELECT DISTINCT
+        i.run_id,
+        CASE i.dataset WHEN '_tables' THEN split_part(o.uri, '/', 4) ELSE i.dataset END AS dataset,
+        o.uri,
+        o.etag
     FROM ingest AS i
     JOIN acequia.event_objects AS o ON o.event_id = i.event_id AND o.role = 'output' AND o.layer = 'raw'
     WHERE i.rank = 0 AND i.status IN ('SUCCESS', 'IMPORTED')
