@@ -1,4 +1,4 @@
-"""Takes over what a predecessor ingested, without starting a run: docs/decisions/0014.
+"""Takes over what a predecessor ingested, without starting a run: docs/decisions/0015.
 
 The content of its files becomes RAW objects that are held back from their readers; what its list says of files that are
 no longer there becomes records. Each is done once, under an id that follows from what it is: asking again changes
