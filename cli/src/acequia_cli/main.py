@@ -592,7 +592,7 @@ def verify(
 ) -> None:
     """Prove that nothing is lost: what became of each object, at each of its readers, in sums that add up.
 
-    objects = done + quarantined + dead + not applicable + in flight + orphans
+    objects = done + quarantined + dead + held + not applicable + in flight + orphans
 
     An orphan is an object that nobody is at work on; each is listed.
     Exit code 1 where there is one, or where anything else is wrong.
