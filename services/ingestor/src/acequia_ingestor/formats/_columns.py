@@ -58,7 +58,8 @@ def typed(
         value = pl.when(value.is_in(empty)).then(None).otherwise(value)
         return (value.str.to_lowercase() if field.lower else value).alias(field.column)
 
-    values = records.select(_quick(field, text(field)) for field in fields)
+    # lazily, so that a text that is looked at twice is made once
+    values = records.lazy().select(_quick(field, text(field)) for field in fields).collect()
     bad: dict[str, pl.Series] = {}
     for field in fields:
         column, source = values[field.column], records[field.at]
@@ -139,8 +140,8 @@ def in_form(form: str, *, zoned: bool = False) -> Callable[[pl.Expr], pl.Expr]:
 
     def read(column: pl.Expr) -> pl.Expr:
         at = column.str.to_datetime(form, time_unit="us", time_zone="UTC" if zoned else None, strict=False)
-        at = at if zoned else at.dt.replace_time_zone("UTC")
-        return pl.when(at.to_physical().is_between(_FIRST, _LAST)).then(at)
+        micros = at.to_physical()
+        return pl.when(micros.is_between(_FIRST, _LAST)).then(micros).cast(pl.Datetime("us", "UTC"))
 
     return read
 
@@ -148,7 +149,7 @@ def in_form(form: str, *, zoned: bool = False) -> Callable[[pl.Expr], pl.Expr]:
 def _of_epoch(column: pl.Expr) -> pl.Expr:
     """Seconds since 1970, with a fraction, to the microsecond (a float's precision is 0.24 us until 2038 and later)."""
     micros = (column.cast(pl.Float64, strict=False) * 1_000_000).round().cast(pl.Int64, strict=False)
-    return pl.when(micros.is_between(_FIRST, _LAST)).then(micros).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return pl.when(micros.is_between(_FIRST, _LAST)).then(micros).cast(pl.Datetime("us", "UTC"))
 
 
 def convert(text: pl.Series, dtype: pl.DataType) -> pl.Series:
