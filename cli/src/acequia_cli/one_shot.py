@@ -212,7 +212,7 @@ async def take_up(workshop: Workshop, table: Topology) -> int:
                     await bus.publish("", _queue(stage, table), message)
                     sent += 1
     if sent:
-        log.warning("%d commands and objects that were left open are taken up", sent)
+        log.warning("commands and objects that were left open, and are taken up: %d", sent)
     return sent
 
 
@@ -354,6 +354,7 @@ class Pages:
             progress.events.append(_event(record))
         else:
             now = utc_now().isoformat()
+            name = Name.of_key(finding.info.key)
             told = f"{finding.info.uri}: {finding.reason}"
             error = None if finding.fate is Fate.DONE else {"type": finding.fate.value, "rule": None, "message": told}
             progress.events.append(
@@ -362,6 +363,7 @@ class Pages:
                     "status": statuses.get(finding.fate, Status.SUCCESS).value,
                     "run_id": str(progress.record.run_id),
                     "stage": finding.reader,
+                    "stem": None if name is None else str(name.stem),
                     "started": now,
                     "finished": now,
                     "inputs": [],

@@ -162,7 +162,9 @@ def _further_on(page: Page) -> list[str]:
             error = event.get("error") or {}
             rejected = event.get("kind") == "outcome" and event.get("status") == "REJECTED"
             if event.get("kind") == "dead" or (rejected and error.get("rule") != BLOCKED):
-                found[f"{stage}: {error.get('message') or 'failed on every retry'}"] = None
+                table = str(event.get("stem") or "").rsplit("_", 4)[0]  # a stem is <dataset>_<date>_<time>_<id>_<part>
+                where = f"{table} at the {stage}" if table else f"the {stage}"
+                found[f"{where}: {error.get('message') or 'failed on every retry'}"] = None
     return list(found)
 
 

@@ -236,13 +236,21 @@ def test_a_stage_that_rejects_or_gives_up_fails_the_command(connected: Server):
     lay(
         connected,
         "done",
-        event("transformer", "REJECTED", error={"rule": "too_many_rejected", "message": "half of it is wrong"}),
+        event(
+            "transformer",
+            "REJECTED",
+            stem="account_subscriptions_20251220_121209_9f2c4e1a7b3d5e60_0001",
+            error={"rule": "too_many_rejected", "message": "half of it is wrong"},
+        ),
         event("lakehouse", "DEAD", error={"message": "OSError: no space left"}),
     )
 
     document = json.loads(acequia("--json").stdout)
 
-    assert document["problems"] == ["transformer: half of it is wrong", "lakehouse: OSError: no space left"]
+    assert document["problems"] == [
+        "account_subscriptions at the transformer: half of it is wrong",
+        "the lakehouse: OSError: no space left",
+    ]
     assert document["ok"] is False
 
 
