@@ -22,7 +22,7 @@ from acequia.errors import RejectedInput
 from acequia_ingestor.decompress import unpack
 from acequia_ingestor.detect import choose_dataset, detect_format, read_head
 from acequia_ingestor.formats import Head, load_formats
-from acequia_ingestor.formats._lines import blocks
+from acequia_ingestor.formats._lines import blocks, faulty, is_blank, numbered, split, without
 from acequia_ingestor.parse import NoRows, parse_file
 
 REGISTRY = load_registry()
@@ -335,3 +335,103 @@ def test_canonical_rows_come_out_as_they_went_in(format: str, events: list[dict[
     assert back.select(frame.columns).equals(frame)
     first = 1 if format == "canonical_parquet" else 2
     assert back["_line"].to_list() == list(range(first, first + len(events)))
+
+
+def of_eve(flow: dict[str, Any]) -> bytes:
+    inner = {
+        "start": flow["at"].strftime("%Y-%m-%dT%H:%M:%S.%f+0000"),
+        "end": (flow["at"] + timedelta(microseconds=flow["took"])).strftime("%Y-%m-%dT%H:%M:%S.%f+0000"),
+        "bytes_toserver": flow["sent"],
+        "bytes_toclient": flow["got"],
+        "state": flow["state"],
+    }
+    outer = {"timestamp": "2000-01-01T00:00:00Z", "event_type": "flow", "src_ip": flow["src"], "dest_ip": flow["dst"]}
+    return json.dumps(outer | {"src_port": flow["port"], "proto": "TCP", "flow": inner}).encode()
+
+
+def of_cells(*cells: str) -> Any:
+    """A line of CSV: each cell a format of what the flow is."""
+    return lambda flow: ",".join(cell.format(**flow) for cell in cells).encode()
+
+
+SENSORS: dict[str, tuple[bytes, Any]] = {
+    "suricata_eve": (b"", of_eve),
+    "argus": (
+        b"StartTime,Dur,Proto,SrcAddr,Sport,DstAddr,State,TotBytes,SrcBytes\n",
+        of_cells(
+            "{at:%Y/%m/%d %H:%M:%S.%f}", "{s}", "tcp", "{src}", "{port:#06x}", "{dst}", "{state}", "{sum}", "{sent}"
+        ),
+    ),
+    "nfdump_csv": (
+        b"ts,td,sa,da,sp,pr,flg,ibyt,opkt,obyt\n",
+        of_cells(
+            "{at:%Y-%m-%d %H:%M:%S.%f}", "{s}", "{src}", "{dst}", "{port}", "TCP", "{state}", "{sent}", "1", "{got}"
+        ),
+    ),
+    "unsw_nb15_csv": (
+        b"Stime,dur,srcip,dstip,sport,proto,state,sbytes,dbytes\n",
+        of_cells("{epoch}", "{s}", "{src}", "{dst}", "{port}", "tcp", "{state}", "{sent}", "{got}"),
+    ),
+    "cic_ids2017_csv": (
+        b" Timestamp, Flow Duration, Source IP, Destination IP, Source Port, Protocol, Total Fwd Packets,"
+        b"Total Length of Fwd Packets, Total Length of Bwd Packets\n",
+        of_cells("{at:%Y-%m-%d %H:%M:%S.%f}", "{took}", "{src}", "{dst}", "{port}", "6", "1", "{sent}", "{got}"),
+    ),
+}
+flow = st.fixed_dictionaries(
+    {
+        "micros": st.integers(0, 4 * 10**15),
+        "took": st.integers(0, 10**10),
+        "src": st.from_regex(r"[a-f0-9:.]{2,20}", fullmatch=True),
+        "dst": st.from_regex(r"[a-f0-9:.]{2,20}", fullmatch=True),
+        "sent": st.integers(0, 2**40),
+        "got": st.integers(0, 2**40),
+        "port": st.integers(0, 65535),
+        "state": st.sampled_from(["CON", "S_RA", ".AP.SF", "no"]),
+    }
+)
+
+
+@pytest.mark.parametrize("format", SENSORS)
+@QUICK
+@given(flows=st.lists(flow, min_size=1, max_size=20))
+def test_flows_come_out_of_a_sensors_file_as_they_went_in(format: str, flows: list[dict[str, Any]]) -> None:
+    header, line = SENSORS[format]
+    for one in flows:
+        one["at"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=one["micros"])
+        one["epoch"] = f"{one['micros'] // 10**6}.{one['micros'] % 10**6:06}"
+        one["s"] = f"{one['took'] // 10**6}.{one['took'] % 10**6:06}"
+        one["sum"] = one["sent"] + one["got"]
+    content = header + b"".join(line(one) + b"\n" for one in flows)
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "source")
+        source.write_bytes(content)
+        parsed = parse_file(source, "file", DATASET, None, Path(name, "out"))
+        rows = pl.read_parquet(parsed.parts[0].path)
+    assert (parsed.format, parsed.rejected) == (format, {})
+    assert rows["timestamp"].to_list() == [one["at"] for one in flows]
+    assert rows["duration"].to_list() == pytest.approx([one["took"] / 1e6 for one in flows])
+    for column, key in (("src_ip", "src"), ("dst_ip", "dst"), ("src_bytes", "sent"), ("dst_bytes", "got")):
+        assert rows[column].to_list() == [one[key] for one in flows]
+    assert rows["bytes"].to_list() == [one["sum"] for one in flows]
+    assert rows["src_port"].to_list() == [one["port"] for one in flows]
+    assert set(rows["protocol"]) == {"tcp"}
+    if format != "cic_ids2017_csv":
+        assert rows["conn_state"].to_list() == [one["state"] for one in flows]
+
+
+@QUICK
+@given(content=lines(), wanted=st.sets(st.integers(0, 3), min_size=1))
+def test_lines_split_all_at_once_are_what_they_are_one_by_one(content: bytes, wanted: set[int]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "file")
+        path.write_bytes(content)
+        for block in blocks(path):
+            records, _ = faulty(numbered(block.lines))
+            records, _ = without(records, is_blank())
+            for by in ",", "\t", ";":
+                whole, _ = split(records, by, 4, wanted=sorted(wanted))
+                # a ragged line among them, and they are split one by one
+                ragged = pl.concat([records, records[:1].with_columns(line=pl.lit("x"))])
+                one_by_one, _ = split(ragged, by, 4, wanted=sorted(wanted))
+                assert whole.equals(one_by_one)
