@@ -187,12 +187,12 @@ def _described(name: str, sql: str, type: str) -> SourceColumn:
     """A column of a type that is known by its text only."""
     bare, array = type.removesuffix("[]"), type.endswith("[]")
     head, _, inside = bare.partition("(")
-    name = _LONG.get(head.strip(), head.strip())
+    short = _LONG.get(head.strip(), head.strip())
     typmod = -1
-    if name == "numeric" and inside:
+    if short == "numeric" and inside:
         precision, _, scale = inside.rstrip(")").partition(",")
         typmod = (int(precision) << 16 | int(scale or 0) & 0x7FF) + 4
-    known = name if name in _PLAIN or name == "numeric" else ""
+    known = short if short in _PLAIN or short == "numeric" else ""
     return SourceColumn(name, sql, type, base="" if array else known, element=known if array else "", typmod=typmod)
 
 
