@@ -91,7 +91,8 @@ def test_content_of_no_known_format_is_refused_with_the_list_of_formats(
     [
         (b"0,udp,private,SF,28,0,0,normal,20\n" * 3, "a record of 9 fields without a header that names them"),
         (b"when;who;whom;how much\n1;2;3;4\n", "a header of 4 columns, not those of any format"),
-        (b'{"event":"flow","from":"a"}\n', "JSON with the keys event, from"),
+        (b'{"event":"flow","from":"a"}\n', "JSON with the keys 'event', 'from'"),
+        (b'{"\\ud800\\u0000":1}\n', r"JSON with the keys '\ud800\x00'"),
         (b"hello\n", "it begins with 'hello'; the formats"),
     ],
 )
@@ -176,7 +177,14 @@ def test_where_nothing_says_what_it_is_the_datasets_are_listed(
     assert caught.value.rule == "unknown_dataset"
 
 
+def test_a_file_that_fits_no_dataset_is_told_what_was_seen(registry: Registry) -> None:
+    head = Head(b"0,udp,private,SF,28,0,0\n", "KDDTrain.txt", whole=True)
+    with pytest.raises(RejectedInput, match="a record of 7 fields without a header") as caught:
+        choose_dataset(None, "KDDTrain.txt", head, registry, load_formats())
+    assert caught.value.rule == "unknown_dataset"
+
+
 def test_content_of_two_datasets_is_not_guessed_at(network_events: Dataset) -> None:
     twins = Registry({n: replace(network_events, name=n, patterns=()) for n in ("a", "b")})
-    with pytest.raises(RejectedInput, match="it may be a or b"):
+    with pytest.raises(RejectedInput, match="it may be a or b; datasets"):
         choose_dataset(None, "x", Head(ZEEK_TSV, whole=True), twins, load_formats())

@@ -158,7 +158,7 @@ def test_a_log_without_a_flow_has_no_rows(parse: Parse) -> None:
 
 
 def test_json_of_another_kind_is_not_taken_for_eve(parse: Parse) -> None:
-    with pytest.raises(RejectedInput, match="JSON with the keys event, when") as caught:
+    with pytest.raises(RejectedInput, match="JSON with the keys 'event', 'when'") as caught:
         parse(jsonl({"event": "flow", "when": "2021-06-06T16:10:00Z"}))
     assert caught.value.rule == "unknown_format"
 

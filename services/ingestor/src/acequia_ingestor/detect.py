@@ -42,11 +42,10 @@ def detect_format(head: Head, candidates: Sequence[str], formats: Mapping[str, F
     found = [name for name in candidates if formats[name].detect(head, dataset)]
     known = ", ".join(f"{name} ({formats[name].title})" for name in candidates)
     if not found:
-        beginning = next((line for line in head.lines() if line.strip()), "")
         raise RejectedInput(
             "unknown_format",
             f"{head.file_name or 'the file'} has none of the formats of {dataset.name}: it begins with "
-            f"{beginning[:120]!r}{_seen_in(beginning)}; the formats: {known}",
+            f"{_beginning(head)}; the formats: {known}",
             formats=list(candidates),
         )
     if len(found) > 1:
@@ -58,10 +57,15 @@ def detect_format(head: Head, candidates: Sequence[str], formats: Mapping[str, F
     return found[0]
 
 
+def _beginning(head: Head) -> str:
+    """The first line of what no format knows, and what can be said of it, so that a person sees what is wanting."""
+    line = next((line for line in head.lines() if line.strip()), "")
+    return f"{line[:120]!r}{_seen_in(line)}"
+
+
 def _seen_in(line: str) -> str:
-    """What can be said of a first line that no format knows, so that a person sees what is wanting."""
     if (record := object_of(line)) is not None:
-        return f", JSON with the keys {', '.join(list(record)[:30])}"[:500]
+        return f", JSON with the keys {', '.join(repr(key) for key in list(record)[:30])}"[:500]
     cells = max((unquote(line, by) or [] for by in SEPARATORS), key=len, default=[])
     if len(cells) < 3:
         return ""
@@ -111,7 +115,9 @@ def choose_dataset(
     ]
     if len(fitting) == 1:
         return fitting[0]
-    why = f"it may be {' or '.join(d.name for d in fitting)}" if fitting else "its content is of no known format"
+    why = f"its content is of no known format (it begins with {_beginning(head)})"
+    if fitting:
+        why = f"it may be {' or '.join(d.name for d in fitting)}"
     raise RejectedInput(
         "unknown_dataset",
         f"nothing says what {name!r} is: no metadata, no folder or file name that names a dataset, and {why}; "

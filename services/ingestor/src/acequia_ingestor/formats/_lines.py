@@ -202,7 +202,8 @@ def _split_at_once(
         data = records["line"].str.join("\n").item().encode()
     if starts_as_packed(records["line"][0]):
         return None
-    with suppress(pl.exceptions.PolarsError):  # whatever it does not like: the lines are looked at one by one
+    # whatever it does not like: the lines are looked at one by one
+    with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
         frame = pl.read_csv(
             data,
             columns=list(columns),
