@@ -147,7 +147,7 @@ def real_data() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    names = [name for name in os.environ if name.startswith(("MINIO_", "RABBITMQ_", "PG_"))]
+    names = [name for name in os.environ if name.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_LAKEHOUSE_"))]
     config.stash[STACK_ENVIRONMENT] = {name: os.environ.pop(name) for name in names}
 
 

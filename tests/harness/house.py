@@ -29,6 +29,7 @@ from acequia.topology import topology
 from acequia_auditor.database import Database
 from acequia_cli.embedded import Embedded, all_services
 from acequia_ingestor.api import AuditorClient, keyed_run_id
+from acequia_lakehouse.catalog import Place as LakePlace
 
 KEY = "the-one-request"
 DATA_LAYERS = (Layer.RAW, Layer.SILVER)
@@ -62,13 +63,20 @@ async def open_house(place: Place, at: At) -> AsyncIterator[tuple[httpx.AsyncCli
     house.add_routes(app)
     workshop = Workshop(store, bus, buckets, load_registry(), at=at)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test", timeout=60)
-    services = all_services(workshop, Database(place.postgres), AuditorClient(client), table, concurrency=2)
+    lake = LakePlace.on_server(place.minio, buckets)
+    os.environ["ACEQUIA_LAKEHOUSE_CATALOG_URI"] = _catalog_uri(place.postgres)  # this process has no other house
+    services = all_services(workshop, Database(place.postgres), AuditorClient(client), table, lake, concurrency=2)
     async with client:
         await house.open(app, workshop, services)
         try:
             yield client, workshop
         finally:
             await house.close(10)
+
+
+def _catalog_uri(postgres: PostgresSettings) -> str:
+    password = postgres.password.get_secret_value()
+    return f"postgresql+psycopg://{postgres.user}:{password}@{postgres.host}:{postgres.port}/{postgres.database}"
 
 
 def kill_at(step: str) -> At:
