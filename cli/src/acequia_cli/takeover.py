@@ -290,5 +290,5 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise WrongUse(f"--timezone: {name!r} is no time zone; America/Mexico_City is one") from error
