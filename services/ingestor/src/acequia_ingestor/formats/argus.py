@@ -85,9 +85,7 @@ def _check(header: CsvHeader) -> None:
 def _management_records(header: CsvHeader) -> Mapping[str, pl.Expr]:
     by = re.escape(header.separator)
     before = rf"(?:[^{by}]*{by}){{{header.names.index('proto')}}}"
-    line = pl.col("line")
-    # most files have none, and looking for three letters is quick
-    return {"management": line.str.contains("man", literal=True) & line.str.contains(rf"^{before}\s*man\s*(?:{by}|$)")}
+    return {"management": pl.col("line").str.contains(rf"^{before}\s*man\s*(?:{by}|$)")}
 
 
 def _label(column: pl.Expr) -> pl.Expr:
