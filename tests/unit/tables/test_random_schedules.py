@@ -22,7 +22,9 @@ SEEDS = range(int(os.environ.get("ACEQUIA_SCHEDULES", "4")))
 class Writers:
     """Sessions that change the table, each in a transaction of its own that may stay open for long."""
 
-    def __init__(self, desk: Desk, draw: random.Random) -> None:
+    def __init__(self, desk: Desk, draw: random.Random, *, unseen: bool) -> None:
+        """`unseen`: they delete rows as well, and stamp changes long before they make them."""
+        self._unseen = unseen
         self._desk = desk
         self._draw = draw
         self._free: list[Any] = []
@@ -56,7 +58,8 @@ class Writers:
         draw = self._draw
         locked = set().union(*self._open.values())
         rows = [row for row in range(1, 30) if row not in locked]
-        stamp = draw.choice(["now()", "clock_timestamp()", "NULL", "'2026-01-01 00:00:00+00'"])
+        stamps = ["now()", "clock_timestamp()", "NULL"] + ["'2026-01-01 00:00:00+00'"] * self._unseen
+        stamp = draw.choice(stamps)
         point = draw.random() < 0.3
         if point:
             await session.execute("SAVEPOINT here")
@@ -66,7 +69,7 @@ class Writers:
         else:
             row = draw.choice(rows)
             self._open[session].add(row)
-            if draw.random() < 0.15:
+            if self._unseen and draw.random() < 0.15:
                 await session.execute(f"DELETE FROM things WHERE id = {row}")
             else:
                 change = draw.randrange(100000)
@@ -80,13 +83,31 @@ class Writers:
             await session.execute("RELEASE here" if draw.random() < 0.7 else "ROLLBACK TO here")
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_whoever_commits_when_each_change_is_moved_once_by_its_cursor_alone(table: Desk, seed: int) -> None:
+    draw = random.Random(seed)
+    table.registered(things(compare_keys_every=None))
+    await table.source.run("INSERT INTO things SELECT n, 'first', n, now() FROM generate_series(1, 25) AS n")
+    writers = Writers(table, draw, unseen=False)
+    await writers.begin(4)
+    for _ in range(7):
+        for _ in range(draw.randrange(15)):
+            await writers.step()
+        await table.load("things")
+    await writers.end_all()
+    await table.load("things")
+    await table.same()
+    await _no_row_was_moved_twice(table)
+    assert (await table.load("things"))["things"]["rows"] == 0
+
+
 @pytest.mark.parametrize("crashes", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_after_any_number_of_loads_raw_says_what_the_source_has(table: Desk, seed: int, crashes: bool) -> None:
     draw = random.Random(seed)
     table.rows_per_part = draw.choice([2, 5, 1000])
     await table.source.run("INSERT INTO things SELECT n, 'first', n, now() FROM generate_series(1, 25) AS n")
-    writers = Writers(table, draw)
+    writers = Writers(table, draw, unseen=True)
     await writers.begin(4)
     for _ in range(7):
         for _ in range(draw.randrange(12)):
