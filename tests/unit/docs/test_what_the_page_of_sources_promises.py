@@ -47,7 +47,7 @@ def test_a_feature_names_a_test_that_is_there(row: tuple[str, tuple[str, ...]]) 
     feature, how, named = cells
     assert feature
     assert how
-    tests = re.findall(r"`([^`]+)`", named)
+    tests = re.findall(r"`([^`]+)`", named) or re.findall(r"tests/[^\s,]+", named)
     assert tests, f"{heading}: {feature} names no test"
     for test in tests:
         path, _, name = test.partition("::")
