@@ -7,39 +7,30 @@ A dataset without an object, or without a table yet, is empty, with its columns.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import polars as pl
 import pyarrow as pa
-from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
-from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
-from pyiceberg.table import FileScanTask, Table
-from pyiceberg.table.snapshots import Snapshot
 
-from acequia.datasets import DELETED, Dataset, Registry
-from acequia_cli.complaints import CommandFailed, WrongUse
+from acequia.datasets import Dataset, Registry
+from acequia_cli.complaints import WrongUse
 from acequia_cli.stored import Installation, RawObject, SnapshotFiles, StoredFile
 from acequia_cli.times import moment
-from acequia_lakehouse.problems import translated
-from acequia_lakehouse.tables import STEM
-from acequia_transformer.features import FEATURES
+
+if TYPE_CHECKING:
+    from acequia_cli.silver import Lake
 
 LINE = "_line"
 DATE = "_date"
 _FROM_PATH = rf"CAST(regexp_extract(_object, '/date=(\d{{4}}-\d\d-\d\d)/', 1) AS DATE) AS {DATE}"
 SNAPSHOT_DIGITS = 10
 """Iceberg's ids are random numbers of 63 bits: a shorter one is a person's mistake for a time."""
-BURST_SECONDS = 60
-"""Of the transformer's features; their names and types do not depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,47 +122,6 @@ def known_tables(registry: Registry, tables: Iterable[str]) -> frozenset[tuple[s
     return frozenset(bronze | silver | {("silver", name) for name in tables})
 
 
-class Lake:
-    """The lakehouse's tables, as they are when first asked for."""
-
-    def __init__(self, catalog: Catalog | None, namespace: str) -> None:
-        self._catalog = catalog
-        self._namespace = namespace
-        self._tables: dict[str, Table | None] = {}
-
-    def close(self) -> None:
-        if self._catalog is not None:
-            self._catalog.close()
-
-    def names(self) -> list[str]:
-        if self._catalog is None:
-            return []
-        with translated():
-            try:
-                return sorted(name[-1] for name in self._catalog.list_tables((self._namespace,)))
-            except NoSuchNamespaceError:
-                return []
-
-    def table(self, name: str) -> Table | None:
-        """None where it was never made."""
-        if name not in self._tables:
-            self._tables[name] = None
-            if self._catalog is not None:
-                with translated(), suppress(NoSuchTableError, NoSuchNamespaceError):
-                    self._tables[name] = self._catalog.load_table((self._namespace, name))
-        return self._tables[name]
-
-    def moment_of(self, snapshot_id: int) -> datetime:
-        """When the table that has the snapshot was so. WrongUse where none has it."""
-        for name in self.names():
-            table = self.table(name)
-            if table is not None and (snapshot := table.snapshot_by_id(snapshot_id)) is not None:
-                return _moment(snapshot)
-        raise WrongUse(
-            f"no table has a snapshot {snapshot_id}: `acequia lake tables --json` names them; --as-of takes a time, too"
-        )
-
-
 # bronze
 
 
@@ -194,85 +144,13 @@ def types_of(columns: Mapping[str, pl.DataType]) -> dict[str, str]:
     plain = {
         name: pl.String() if isinstance(kind, pl.Enum | pl.Categorical) else kind for name, kind in columns.items()
     }
-    return _duckdb_types(pl.DataFrame(schema=plain).to_arrow().schema)
+    return duckdb_types(pl.DataFrame(schema=plain).to_arrow().schema)
 
 
-def _duckdb_types(schema: pa.Schema) -> dict[str, str]:
+def duckdb_types(schema: pa.Schema) -> dict[str, str]:
     with duckdb.connect() as engine:
         relation = engine.from_arrow(schema.empty_table())
         return dict(zip(relation.columns, map(str, relation.types), strict=True))
-
-
-# silver
-
-
-def silver(dataset: Dataset | None, name: str, table: Table | None, as_of: AsOf | None) -> Relation:
-    """The table in the lakehouse, as of now or of then. Raises CommandFailed where its past is gone."""
-    snapshot = None if table is None else _snapshot(table, name, as_of)
-    if table is None or snapshot is None:
-        known = {} if table is None else _duckdb_types(schema_to_pyarrow(table.schema(), include_field_ids=False))
-        return Relation("silver", name, known or (_silver_columns(dataset) if dataset else {}), {})
-    scan = table.scan(snapshot_id=snapshot.snapshot_id)
-    schema = scan.projection()
-    tasks = list(scan.plan_files())
-    plain = [task for task in tasks if not task.delete_files]
-    merged = [task for task in tasks if task.delete_files]
-    return Relation(
-        "silver",
-        name,
-        _duckdb_types(schema_to_pyarrow(schema, include_field_ids=False)),
-        {f"{number:06d}.parquet": _lake_file(table, task) for number, task in enumerate(plain)},
-        merged=partial(_merge, table, schema, merged) if merged else None,
-        snapshot=snapshot.snapshot_id,
-    )
-
-
-def _lake_file(table: Table, task: FileScanTask) -> StoredFile:
-    location = task.file.file_path
-    return StoredFile(task.file.file_size_in_bytes, lambda: table.io.new_input(location).open())
-
-
-def _merge(table: Table, schema: Any, tasks: Sequence[FileScanTask]) -> pa.RecordBatchReader:
-    """The rows of these files that no delete file names."""
-    scan = ArrowScan(table.metadata, table.io, schema, AlwaysTrue())
-    wanted = schema_to_pyarrow(schema, include_field_ids=False)
-    batches: Iterator[pa.RecordBatch] = (batch.cast(wanted) for batch in scan.to_record_batches(tasks))
-    return pa.RecordBatchReader.from_batches(wanted, batches)
-
-
-def _silver_columns(dataset: Dataset) -> dict[str, str]:
-    """As the transformer writes them, and the lakehouse takes them on."""
-    columns = dataset.stored_schema if dataset.key else {LINE: pl.Int64(), **dataset.schema}
-    frame = pl.DataFrame(schema={name: kind for name, kind in columns.items() if name != DELETED})
-    if (add_features := FEATURES.get(dataset.name)) is not None:
-        frame = add_features(frame, BURST_SECONDS)
-    return types_of({**frame.schema, STEM: pl.String()})
-
-
-def _snapshot(table: Table, name: str, as_of: AsOf | None) -> Snapshot | None:
-    """The one to read; None where the table was empty then."""
-    if as_of is None:
-        return table.current_snapshot()
-    if as_of.snapshot is not None and (found := table.snapshot_by_id(as_of.snapshot)) is not None:
-        return found
-    history = [
-        found
-        for entry in sorted(table.metadata.snapshot_log, key=lambda entry: entry.timestamp_ms)
-        if (found := table.snapshot_by_id(entry.snapshot_id)) is not None
-    ]
-    then = [snapshot for snapshot in history if _moment(snapshot) <= as_of.moment]
-    if then:
-        return then[-1]
-    if history and (history[0].sequence_number or 0) > 1:  # the first that a table ever has is 1
-        raise CommandFailed(
-            f"silver.{name} can't be read as of {as_of.moment:%Y-%m-%dT%H:%M:%SZ}: its snapshots before "
-            f"{_moment(history[0]):%Y-%m-%dT%H:%M:%SZ} were expired"
-        )
-    return None
-
-
-def _moment(snapshot: Snapshot) -> datetime:
-    return datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
 
 
 # planning
@@ -285,43 +163,47 @@ async def plan(
 
     Raises WrongUse for what there is not, FileNotFoundError where it went while it was looked at.
     """
-    lake = Lake(None, "")
     snapshot = int(as_of) if as_of and as_of.isdecimal() and len(as_of) >= SNAPSHOT_DIGITS else None
     wanted = None if asked is None else sorted(asked)
-    if wanted is None or snapshot is not None or any(schema == "silver" for schema, _ in wanted):
-        lake = await asyncio.to_thread(_open_lake, installation)
-    try:
+    needed = wanted is None or snapshot is not None or any(schema == "silver" for schema, _ in wanted)
+    async with _lake(installation, needed=needed) as lake:
         then: AsOf | None = None
         if snapshot is not None:
+            assert lake is not None
             then = AsOf(await asyncio.to_thread(lake.moment_of, snapshot), snapshot)
         elif as_of is not None:
             then = AsOf(moment(as_of, datetime.now(UTC)))
-        known = known_tables(registry, await asyncio.to_thread(lake.names) if wanted is None else ())
+        known = known_tables(registry, await asyncio.to_thread(lake.names) if lake and wanted is None else ())
         relations = []
         for schema, name in sorted(known) if wanted is None else wanted:
-            if schema == "silver":
-                relations.append(await asyncio.to_thread(_silver, lake, registry, name, then, known))
-            elif name in registry:
+            if schema == "bronze":
+                if name not in registry:
+                    raise _unknown(schema, name, known)
                 relations.append(bronze(registry[name], await installation.raw(name), then))
             else:
-                raise _unknown(schema, name, known)
+                assert lake is not None
+                dataset = registry[name] if ("silver", name) in known and name in registry else None
+                found = await asyncio.to_thread(lake.relation, name, dataset, then)
+                if found is None:
+                    there = await asyncio.to_thread(lake.names)
+                    raise _unknown(schema, name, known | {("silver", other) for other in there})
+                relations.append(found)
         return relations
+
+
+@asynccontextmanager
+async def _lake(installation: Installation, *, needed: bool) -> "AsyncIterator[Lake | None]":
+    """The lakehouse, where it is needed."""
+    if not needed:
+        yield None
+        return
+    from acequia_cli.silver import Lake  # noqa: PLC0415 - it brings SQLAlchemy, which takes its time
+
+    lake = await asyncio.to_thread(lambda: Lake(installation.catalog(), installation.namespace()))
+    try:
+        yield lake
     finally:
         lake.close()
-
-
-def _open_lake(installation: Installation) -> Lake:
-    return Lake(installation.catalog(), installation.namespace())
-
-
-def _silver(
-    lake: Lake, registry: Registry, name: str, as_of: AsOf | None, known: frozenset[tuple[str, str]]
-) -> Relation:
-    with translated():
-        table = lake.table(name)
-        if table is None and ("silver", name) not in known:
-            raise _unknown("silver", name, known | {("silver", there) for there in lake.names()})
-        return silver(registry.get(name), name, table, as_of)
 
 
 def _unknown(schema: str, name: str, known: Iterable[tuple[str, str]]) -> WrongUse:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from dotenv import dotenv_values
 from fsspec.spec import AbstractFileSystem
 from pyarrow import fs as arrow_fs
-from pyiceberg.catalog import Catalog
 
 from acequia.adapters.minio import MinioStore
 from acequia.errors import ConfigurationError
@@ -28,8 +27,10 @@ from acequia.layers import Layer, Name
 from acequia.settings import AcequiaSettings, MinioSettings, load
 from acequia_cli.complaints import WrongUse
 from acequia_cli.profiles import resolve
-from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog
 from acequia_lakehouse.settings import LakehouseSettings
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
 
 PROTOCOL = "acequia"
 NAMED = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
@@ -63,7 +64,7 @@ class Installation(Protocol):
         """The dataset's objects in RAW now, the oldest first."""
         ...
 
-    def catalog(self) -> Catalog | None:
+    def catalog(self) -> "Catalog | None":
         """Of the lakehouse's tables; None where none was ever made."""
         ...
 
@@ -151,7 +152,9 @@ class Folder:
                 file = StoredFile(about.st_size, partial(pa.OSFile, str(path)))
                 yield RawObject(name, datetime.fromtimestamp(about.st_mtime, UTC), file)
 
-    def catalog(self) -> Catalog | None:
+    def catalog(self) -> "Catalog | None":
+        from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog  # noqa: PLC0415 - see relations.plan
+
         lakehouse = load(LakehouseSettings, _env_file=self._env_file)
         named = lakehouse.catalog != "sql" or lakehouse.catalog_uri.get_secret_value()
         if not named and not (self._data / "lake" / CATALOG_FILE).is_file():
@@ -200,7 +203,9 @@ class Servers:
             found.append(RawObject(name, info.last_modified, file))
         return found
 
-    def catalog(self) -> Catalog | None:
+    def catalog(self) -> "Catalog | None":
+        from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see relations.plan
+
         lakehouse = load(LakehouseSettings, _env_file=self._env_file)
         try:
             return open_catalog(lakehouse, Place.on_server(self._minio, self.settings.buckets))
