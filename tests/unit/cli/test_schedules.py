@@ -16,8 +16,6 @@ from acequia_cli.main import app
 
 from .conftest import RUN, Server, done_page, problem
 
-SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=9, minutes=1)
-
 
 def acequia(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
@@ -32,7 +30,7 @@ def schedule(**more: Any) -> dict[str, Any]:
         "source": {"kind": "synthetic", "rows": 10},
         "misfire": "last",
         "active": True,
-        "next": {"due": SOON.isoformat(), "local": SOON.isoformat()},
+        "next": dict.fromkeys(("due", "local"), (datetime.now(UTC) + timedelta(hours=9.5)).isoformat()),
         "last": None,
         "skipped": 0,
         "skipped_last": None,
@@ -59,13 +57,15 @@ def lay(server: Server, *schedules: dict[str, Any]) -> None:
 
 
 def test_the_list_says_when_each_comes_due_and_what_became_of_its_last_run(connected: Server, data: Path):
-    lay(connected, schedule(last=LAST, timezone="America/Mexico_City", skipped=3, skipped_last=LAST["due"]))
+    told = schedule(last=LAST, timezone="America/Mexico_City", skipped=3, skipped_last=LAST["due"])
+    lay(connected, told)
 
     text = acequia("schedules", "--data", data).stdout
 
     for said in ("network_daily", "network_events", "0 2 * * *", "America/Mexico_City"):
         assert said in text
-    assert f"next     {SOON:%Y-%m-%d %H:%M} UTC, in 9 hours" in text
+    coming = datetime.fromisoformat(told["next"]["due"])
+    assert f"next     {coming:%Y-%m-%d %H:%M} UTC, in 9 hours" in text
     assert f"last     2026-11-21 06:00 -06:00 (12:00 UTC): done, run {RUN}" in text
     assert "3 missed times, the latest 2026-11-21 12:00 UTC" in text
 
