@@ -74,7 +74,7 @@ def _told(schedule: Mapping[str, Any], now: datetime) -> Iterator[Text]:
 
 
 def _both(time: Mapping[str, Any]) -> str:
-    """`2026-11-22 06:00 -06:00 (12:00 UTC)`: as the clock there shows it, and in UTC (its date too where it differs)."""
+    """`2026-11-22 06:00 -06:00 (12:00 UTC)`: as the clock there shows it, and in UTC, with its date if another."""
     local, utc = datetime.fromisoformat(time["local"]), datetime.fromisoformat(time["due"]).astimezone(UTC)
     if not local.utcoffset():
         return f"{utc:%Y-%m-%d %H:%M} UTC"
