@@ -530,6 +530,34 @@ def samples_oilfield(
     _carry_out(WriteOilfieldSamples(folder, pozos or wells, dias or days, chosen), as_json)
 
 
+@samples.command("subscriptions")
+def samples_subscriptions(
+    dsn: Annotated[
+        str, typer.Option("--dsn", help="An empty database: postgresql://user:password@host:5432/name", metavar="DSN")
+    ],
+    accounts: Annotated[int, typer.Option("--accounts", min=1, max=5_000_000, help="Eleven rows for each.")] = 200,
+    changes: Annotated[
+        int, typer.Option("--changes", min=0, max=5_000_000, help="Change about so many rows of one that is there.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same rows.")] = 7,
+    as_json: Json = False,
+    cuentas: Annotated[int | None, typer.Option("--cuentas", min=1, max=5_000_000, hidden=True)] = None,
+    cambios: Annotated[int | None, typer.Option("--cambios", min=0, max=5_000_000, hidden=True)] = None,
+    semilla: HiddenSeed = None,
+) -> None:
+    """Make the sample database of the subscription pack: eight tables with what databases have in them.
+
+    Examples:
+    acequia samples subscriptions --dsn postgresql://postgres@localhost/shop
+    acequia samples subscriptions --dsn postgresql://postgres@localhost/shop --changes 100
+    """
+    from acequia_cli.sample_database import MakeSampleDatabase  # noqa: PLC0415
+
+    chosen = seed if semilla is None else semilla
+    many = changes if cambios is None else cambios
+    _carry_out(MakeSampleDatabase(dsn, cuentas or accounts, many, chosen), as_json)
+
+
 @app.command()
 def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most, the newest first.")] = 20,
