@@ -168,3 +168,9 @@ def test_half_a_surrogate_pair_is_no_reason_to_stop(parse: Parse) -> None:
     result = parse(text)
     assert result.rows["src_ip"].to_list() == ["10.0.0.1", "?"]
     assert result.parsed.rejected == {"broken_json": 1}
+
+
+@pytest.mark.parametrize(("begin", "rule"), [(b"x\xda", "not_utf8"), (b"x\x01", "broken_json"), (b"x^", "broken_json")])
+def test_a_first_line_that_looks_packed_is_a_line_like_others(parse: Parse, begin: bytes, rule: str) -> None:
+    result = parse(begin + b"\n" + jsonl(flow()).encode(), format="suricata_eve")
+    assert (result.rows["_line"].to_list(), result.parsed.rejected) == ([2], {rule: 1})

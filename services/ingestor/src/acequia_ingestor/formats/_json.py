@@ -18,10 +18,11 @@ def decode(lines: pl.Series, shape: Shape, data: bytes | None = None) -> tuple[p
     A value that is an object or a list stands as its JSON. What is no object where a struct is wanted is null.
     `data`: the same lines, and no other, as they stand in the file.
     """
-    if lines.len() and not starts_as_packed(lines[0]):
+    data = data or lines.str.join("\n").item().encode()
+    if lines.len() and not starts_as_packed(data):
         try:
             # each line by itself: a line that holds two objects, or half of one, is an error
-            decoded = pl.read_ndjson(data or lines.str.join("\n").item().encode(), schema=dict(shape))
+            decoded = pl.read_ndjson(data, schema=dict(shape))
             if decoded.height == lines.len():
                 return decoded.rechunk(), pl.Series([True], dtype=pl.Boolean).new_from_index(0, lines.len())
         except _NOT_READ:

@@ -37,9 +37,12 @@ class Block:
     """The same, as they stand in the file."""
 
     def data_of(self, lines: pl.DataFrame) -> bytes | None:
-        """`lines`, some of the block's, as they stand in the file; None where it is not all but a few first ones."""
+        """`lines`, some of the block's, as they stand in the file; None where these are not all but a few first ones,
+        or one of them can not be read."""
         first = self.lines.height - lines.height
         if not lines.height or first > _FEW or lines["_line"][0] != self.lines["_line"][first]:
+            return None
+        if lines["fault"].null_count() < lines.height:
             return None
         begin = 0
         for _ in range(first):
@@ -117,9 +120,9 @@ def few_enough(names: Sequence[str]) -> None:
         raise RejectedInput("too_many_columns", f"the header has {len(names)} columns; at most {MAX_COLUMNS} are read")
 
 
-def starts_as_packed(line: str) -> bool:
-    """Whether polars would take a text that begins with `line` for packed, or leave out its first character."""
-    return line.encode().startswith((_BOM, *_PACKED))
+def starts_as_packed(data: bytes) -> bool:
+    """Whether polars would take a text for packed, or leave out its first character."""
+    return data.startswith((_BOM, *_PACKED))
 
 
 def is_blank() -> pl.Expr:
@@ -200,7 +203,7 @@ def _split_at_once(
         return None
     if data is None:
         data = records["line"].str.join("\n").item().encode()
-    if starts_as_packed(records["line"][0]):
+    if starts_as_packed(data):
         return None
     # whatever it does not like: the lines are looked at one by one
     with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):

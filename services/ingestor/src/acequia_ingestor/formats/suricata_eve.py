@@ -65,7 +65,7 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     fields = flow_fields(NAMES, _PLACES, dataset.lowered, quick={"timestamp": _TIME, "end": _TIME})
     for block in blocks(path):
         candidates, blank = without(block.lines, is_blank())
-        texts, is_object = decode(candidates["line"], _SHAPE, None if blank else block.data)
+        texts, is_object = decode(candidates["line"], _SHAPE, block.data_of(candidates))
         is_flow = (texts["event_type"] == "flow").fill_null(value=False)
         skipped = {"blank": blank}
         for event, count in texts["event_type"].filter(is_object & ~is_flow).value_counts().iter_rows():

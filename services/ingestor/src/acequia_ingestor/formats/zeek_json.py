@@ -39,7 +39,7 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
     for block in blocks(path):
         candidates, blank = without(block.lines, is_blank())
         skipped = {"blank": blank}
-        texts, is_object = decode(candidates["line"], _SHAPE, None if blank else block.data)
+        texts, is_object = decode(candidates["line"], _SHAPE, block.data_of(candidates))
         other = (texts[_PATH].is_not_null() & (texts[_PATH] != "conn")).fill_null(value=False)
         skipped["other_log"] = int(other.sum())
         whole = candidates.hstack(texts).with_columns(is_object.alias("_object")).filter(~other)
