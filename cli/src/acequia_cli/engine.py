@@ -1,7 +1,6 @@
 """DuckDB as Acequia uses it: it reads the listed objects, spills where it is told to, and reaches nothing else."""
 
 import asyncio
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TypeVar
 import duckdb
 from rich.console import Console
 
-from acequia.errors import ConfigurationError, TransientFailure
+from acequia.errors import TransientFailure
 from acequia_cli.complaints import CommandFailed, Complaint, WrongUse
 from acequia_cli.relations import text
 from acequia_cli.stored import PROTOCOL, SnapshotFiles
@@ -78,16 +77,6 @@ def open_engine(
         yield engine
     finally:
         engine.close()
-
-
-@contextmanager
-def temporary_folder(parent: Path | None) -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="acequia-query-", dir=parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ConfigurationError(f"ACEQUIA_TEMP_DIR: no folder can be made there: {error.strerror}") from error
-    with folder as name:
-        yield Path(name)
 
 
 async def in_thread(engine: duckdb.DuckDBPyConnection, work: Callable[[], T], stopped: str) -> T:

@@ -21,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from acequia.datasets import Registry, load_registry
+from acequia.runner import clear_folders, temporary_folder
 from acequia_cli.commands import Output
 from acequia_cli.complaints import DONE, WrongUse
-from acequia_cli.engine import explained, in_thread, open_engine, temporary_folder, until_whole
+from acequia_cli.engine import explained, in_thread, open_engine, until_whole
 from acequia_cli.progress import count
 from acequia_cli.relations import Relation, plan, quoted
 from acequia_cli.statement import Statement, read_statement
@@ -88,6 +89,7 @@ class Query:
             raise WrongUse("EXPLAIN gives a plan, no rows: it is shown, and can't be written in another format")
         registry = load_registry()
         async with reached(self.chosen) as installation:
+            await asyncio.to_thread(clear_folders, installation.settings.temp_dir)
             await until_whole(lambda: self._attempt(installation, registry, statement, form, output))
         return DONE
 
@@ -110,9 +112,9 @@ class Query:
         files = SnapshotFiles()
         target = _beside(self.file) if self.file and _replaceable(self.file) else None
         with temporary_folder(installation.settings.temp_dir) as temp:
-            written = None if form is Format.TABLE else target or temp / "rows"
+            written = None if form is Format.TABLE else target or Path(temp) / "rows"
             try:
-                with open_engine(files, memory=self.memory, temp=temp, writes=written) as engine:
+                with open_engine(files, memory=self.memory, temp=Path(temp), writes=written) as engine:
                     answer = _Answer(engine, relations, files, registry, statement)
                     if written is None:
                         shown = await in_thread(engine, lambda: answer.rows(self.rows), _STOPPED)

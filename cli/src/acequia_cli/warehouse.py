@@ -1,8 +1,11 @@
 """`acequia warehouse build`: every table in one DuckDB file, built beside the old one, put in its place once whole."""
 
 import asyncio
+import fcntl
+import glob
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,9 +17,10 @@ import duckdb
 import pyarrow as pa
 
 from acequia.datasets import Registry, load_registry
+from acequia.runner import clear_folders, temporary_folder
 from acequia_cli.commands import Output
 from acequia_cli.complaints import DONE, CommandFailed, WrongUse
-from acequia_cli.engine import explained, in_thread, open_engine, temporary_folder, until_whole
+from acequia_cli.engine import explained, in_thread, open_engine, until_whole
 from acequia_cli.progress import Tick, count, ticking
 from acequia_cli.relations import Relation, plan, quoted, text
 from acequia_cli.statement import SCHEMAS
@@ -27,6 +31,7 @@ MAGIC_AT = 8
 """Where a DuckDB file says that it is one."""
 BUILT = "acequia.built"
 """The table that says what was built, when, and from what: a file that has it may be replaced."""
+UNFINISHED = ".part"
 _STOPPED = "stopped: the warehouse is as it was"
 
 
@@ -51,6 +56,8 @@ class Build:
         asked = _asked(self.only)
         registry = load_registry()
         async with reached(self.chosen) as installation:
+            await asyncio.to_thread(clear_folders, installation.settings.temp_dir)
+            await asyncio.to_thread(_clear, file.resolve())
             built = await until_whole(lambda: self._attempt(installation, registry, asked, file))
         size = file.stat().st_size
         output.document({"file": str(file), "bytes": size, "tables": built})
@@ -70,12 +77,12 @@ class Build:
         files = SnapshotFiles()
         # below the real name: a link to a warehouse stays one
         real = file.resolve()
-        beside = real.with_name(f".{real.name}.{uuid4().hex[:12]}.part")
+        beside = real.with_name(f".{real.name}.{uuid4().hex[:12]}{UNFINISHED}")
         try:
             with (
                 temporary_folder(installation.settings.temp_dir) as temp,
                 ticking() as tick,
-                open_engine(files, memory=self.memory, temp=temp, database=beside) as engine,
+                open_engine(files, memory=self.memory, temp=Path(temp), database=beside) as engine,
             ):
                 work = partial(_fill, engine, files, relations, now, tick)
                 built = await in_thread(engine, work, _STOPPED)
@@ -132,6 +139,15 @@ def _copy(engine: duckdb.DuckDBPyConnection, files: SnapshotFiles, relation: Rel
     engine.execute(f"CREATE SCHEMA IF NOT EXISTS {relation.schema}")
     [rows] = engine.execute(f"CREATE TABLE {table} AS {select}").fetchone() or (0,)
     return int(rows)
+
+
+def _clear(file: Path) -> None:
+    """Remove what builds left that were killed: DuckDB holds a lock on the file of one that lives."""
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*{UNFINISHED}"):
+        with suppress(OSError), left.open("r+b") as unfinished:
+            fcntl.lockf(unfinished, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+            left.with_name(f"{left.name}.wal").unlink(missing_ok=True)
 
 
 def _put(beside: Path, file: Path) -> None:

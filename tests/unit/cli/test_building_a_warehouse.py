@@ -24,6 +24,14 @@ print(con.sql(count).fetchall()[0][0], flush=True)
 sys.stdin.readline()
 print(con.sql(count).fetchall()[0][0], flush=True)
 """
+OTHER = """
+import sys, duckdb
+con = duckdb.connect(sys.argv[1])
+con.execute("checkpoint")
+print("open", flush=True)
+sys.stdin.readline()
+con.close()
+"""
 
 
 @pytest.fixture
@@ -179,6 +187,22 @@ def test_what_somebody_wrote_into_the_old_file_and_is_not_yet_in_it_keeps_it(lai
     result = build(laid, file)
 
     assert result.exit_code == 1 and "lies beside it" in result.stderr
+
+
+def test_what_a_killed_build_left_goes_and_one_that_lives_is_left_alone(laid: Laid, file: Path):
+    (file.parent / f".{file.name}.0123456789ab.part").write_bytes(b"half")
+    living = file.parent / f".{file.name}.ba9876543210.part"
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(living)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "open\n"
+
+    result = build(laid, file)
+
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in file.parent.iterdir()) == sorted([living.name, file.name])
+    other.communicate("\n", timeout=60)
 
 
 def test_a_folder_is_no_file(laid: Laid, file: Path):
