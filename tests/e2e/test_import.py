@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,16 +26,44 @@ AS_BEFORE = "SELECT * FROM ingestion_events ORDER BY timestamp_ingesta, nombre_a
 GONE = "network_events_20251218_060000.parquet"
 
 
+OURS = ("ACEQUIA_", "MINIO_", "RABBITMQ_", "PG_")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+COMMAND = (sys.executable, "-m", "acequia_cli.main")
+
+
 def acequia(*arguments: object) -> subprocess.CompletedProcess[str]:
-    ours = ("ACEQUIA_", "MINIO_", "RABBITMQ_", "PG_")
     return subprocess.run(
-        [sys.executable, "-m", "acequia_cli.main", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        env={name: value for name, value in os.environ.items() if not name.startswith(ours)},
+        env=ENVIRONMENT,
         check=False,
     )
+
+
+class Up:
+    """`acequia up` over a folder: commands that name the folder talk to it."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        arguments = [*COMMAND, "up", "--port", "0", "--data", str(self.data)]
+        self.process = subprocess.Popen(
+            arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + PATIENCE
+        while not (self.data / "server.json").exists():
+            assert self.process.poll() is None and time.monotonic() < end, "it does not come up"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(PATIENCE)
+            self.process = None
 
 
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -79,6 +108,7 @@ class Predecessor:
     database: PostgresSettings
     data: Path
     """Of the installation that takes it over."""
+    up: Up
 
     @property
     def url(self) -> str:
@@ -96,11 +126,7 @@ class Predecessor:
 
     def as_before(self) -> list[Any]:
         """What the predecessors' dashboards see of the installation."""
-        server = EmbeddedPostgres(self.data)
-        try:
-            return asyncio.run(ask(server.start(), AS_BEFORE))
-        finally:
-            server.stop()
+        return asyncio.run(ask(EmbeddedPostgres(self.data).start(), AS_BEFORE))  # it runs already
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +156,12 @@ def predecessor() -> Iterator[Predecessor]:
         for row in rows:
             insert = "INSERT INTO ingestion_events VALUES (DEFAULT, $1::text::timestamp, $2, $3, $4, $5)"
             asyncio.run(ask(settings, insert, *row))
+        up = Up(root / "data")
         try:
-            yield Predecessor(folder, settings, root / "data")
+            up.start()
+            yield Predecessor(folder, settings, root / "data", up)
         finally:
+            up.stop()
             server.stop()
 
 
@@ -214,10 +243,11 @@ def test_a_second_import_takes_what_is_new_and_nothing_else(predecessor: Predece
 
 def test_a_rebuilt_audit_database_knows_the_history(predecessor: Predecessor, taken: dict[str, Any]) -> None:
     before = predecessor.as_before()
+    predecessor.up.stop()
     server = EmbeddedPostgres(predecessor.data)
-    settings = server.start()
-    asyncio.run(ask(settings, "DROP SCHEMA acequia CASCADE"))
+    asyncio.run(ask(server.start(), "DROP SCHEMA acequia CASCADE"))
     server.stop()
+    predecessor.up.start()
     assert acequia("audit", "rebuild", "--data", predecessor.data).returncode == 0
     assert [row[1:] for row in predecessor.as_before()] == [row[1:] for row in before]
     assert acequia("verify", "--settled", "--grace", 0, "--data", predecessor.data).returncode == 0
@@ -225,12 +255,14 @@ def test_a_rebuilt_audit_database_knows_the_history(predecessor: Predecessor, ta
 
 def test_a_replay_has_the_history_worked_on(predecessor: Predecessor, taken: dict[str, Any]) -> None:
     asked = ("replay", "--layer", "raw", "--dataset", "network_events", "--only-missing", "--data", predecessor.data)
-    sent = document(acequia(*asked, "--until", "2025-12-22", "--json"))["sent"]
-    assert sent == 2
-    # any command that waits lets the work go on
-    assert acequia("ingest", "synthetic", "--rows", 100, "--data", predecessor.data).returncode == 0
-    runs = document(acequia("runs", "--data", predecessor.data, "--json"))["runs"]
-    done = {run["source"]: (run["state"], run["rows_silver"]) for run in runs}
+    assert document(acequia(*asked, "--until", "2025-12-22", "--json"))["sent"] == 2
+    end = time.monotonic() + PATIENCE
+    while True:
+        runs = document(acequia("runs", "--data", predecessor.data, "--json"))["runs"]
+        done = {run["source"]: (run["state"], run["rows_silver"]) for run in runs}
+        if [state for state, _ in done.values()].count("done") == 2:
+            break
+        assert time.monotonic() < end, done
     assert done["network_events_20251220_121209.parquet"] == ("done", 120)
     assert done["network_events_20251221_121209.parquet"] == ("done", 80)
     assert done["network_events_20251223_121209.parquet"] == ("imported", 0)
