@@ -72,6 +72,8 @@ DRAIN_SECONDS = 30.0
 """The end waits so long for the audit database to take the last records. Those that it misses are in the store."""
 AUDIT_AT_ONCE = 100
 ENDED = frozenset({Fate.DONE, Fate.QUARANTINED, Fate.DEAD, Fate.NOT_APPLICABLE})
+SENT_ON = ("transformer", Fate.DONE)
+"""What the transformer made is the lakehouse's to end."""
 
 
 class OneShot:
@@ -144,7 +146,7 @@ class OneShot:
         else:  # nobody stores them: each stands in its commit object, from which an auditor brings it
             await bus.consume(AUDIT_QUEUE, _let_go, concurrency=AUDIT_AT_ONCE)
         await self._stages.open(self.app, workshop, _stages(workshop, settings, minio, pages))
-        await take_up(workshop, table)
+        pages.left = await take_up(workshop, table)
 
     async def _close(self) -> None:
         try:
@@ -188,32 +190,44 @@ async def _let_go(delivery: Delivery) -> Settlement:
 # what an earlier process left
 
 
-async def take_up(workshop: Workshop, table: Topology) -> int:
-    """Send to their readers the tables' open commands, and their objects that nobody has brought on; how many.
+@dataclass(slots=True)
+class Left:
+    """What was taken up: it is waited for too, though what becomes of it is not this command's outcome."""
+
+    runs: set[UUID] = field(default_factory=set)
+    objects: dict[str, set[str]] = field(default_factory=dict)
+    """By dataset: stems."""
+    since: datetime = field(default_factory=utc_now)
+    """No object of these has an earlier stem."""
+
+
+async def take_up(workshop: Workshop, table: Topology) -> Left:
+    """Send to their readers the tables' open commands, and their objects that nobody has brought on.
 
     One that another process is at work on just now is among them: who is second finds it done.
     """
-    store, bus = workshop.store, workshop.bus
-    sent = 0
+    store, bus, left = workshop.store, workshop.bus, Left()
     async for info in store.list_objects(Layer.LEDGER, "commands/"):
         if (message := await _open_command(store, info)) is not None:
             await bus.publish("", _queue("ingestor", table), message)
-            sent += 1
-    now = utc_now()
+            left.runs.add(UUID(message.message_id))
     for stage, layer in (("transformer", Layer.RAW), ("lakehouse", Layer.SILVER)):
         census = Census(workshop, table)
-        marks = (await Marks.read(store, stage)).believed(now, now - IN_FLIGHT).datasets
+        marks = (await Marks.read(store, stage)).believed(left.since, left.since - IN_FLIGHT).datasets
         for dataset in workshop.registry:
             async for finding in census.of_dataset(stage, dataset, marks.get(dataset)):
                 if finding.fate is not Fate.ORPHAN or finding.broken:
                     continue
                 message = await event_again(store, workshop.buckets, layer, finding.info.key)
-                if message is not None:
+                name = Name.of_key(finding.info.key)
+                if message is not None and name is not None:
                     await bus.publish("", _queue(stage, table), message)
-                    sent += 1
-    if sent:
-        log.warning("commands and objects that were left open, and are taken up: %d", sent)
-    return sent
+                    left.objects.setdefault(dataset, set()).add(str(name.stem))
+                    left.since = min(left.since, name.stem.at)
+    if left.runs or left.objects:
+        objects = sum(map(len, left.objects.values()))
+        log.warning("taking up what was left open: commands %d, objects %d", len(left.runs), objects)
+    return left
 
 
 async def _open_command(store: ObjectStore, info: ObjectInfo) -> Message | None:
@@ -244,11 +258,12 @@ def _queue(stage: str, table: Topology) -> str:
 class _Progress:
     """What is known of a run whose command was carried out."""
 
-    record: AuditRecord
+    record: AuditRecord | None
+    """The ingestor's outcome. None: objects that were left open."""
     since: datetime
     """No object of it has an earlier stem."""
     waiting: dict[str, set[str]]
-    """By dataset: stems of RAW that have not come to their end."""
+    """By dataset: stems that have not come to their end."""
     objects: int
     events: list[dict[str, Any]] = field(default_factory=list)
     """What became of those that have, as on the auditor's page."""
@@ -271,6 +286,9 @@ class Pages:
         self._runs: dict[UUID, _Progress] = {}
         self._plans: dict[tuple[str, str], PlanIndex] = {}
         self._fatal: ConfigurationError | None = None
+        self.left = Left()
+        """What is waited for beside the run that is asked for."""
+        self._left_objects: _Progress | None = None
 
     def fail(self, error: ConfigurationError) -> None:
         """A person has to act: whoever asks is told."""
@@ -280,16 +298,34 @@ class Pages:
         if self._fatal is not None:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a setting is wrong", str(self._fatal))
         dead = [stage for stage in STAGES if await self._workshop.bus.depth(dead_queue(stage))]
-        progress = self._runs.get(run_id) or await self._begin(run_id)
+        progress = await self._looked_at(run_id)
         if progress is None:
             if dead or await _dead_command(self._workshop.store, run_id):
                 return _died(run_id, dead or ["ingestor"])
             return None
-        self._runs[run_id] = progress
-        if time.monotonic() - progress.looked_at >= LOOK_SECONDS:
+        return _page(progress, await self._left_open(), dead)
+
+    async def _looked_at(self, run_id: UUID) -> _Progress | None:
+        """What is known of a run now; None where its command was not carried out yet."""
+        progress = self._runs.get(run_id) or await self._begin(run_id)
+        if progress is not None:
+            self._runs[run_id] = progress
             await self._look(progress)
-            progress.looked_at = time.monotonic()
-        return _page(progress, dead)
+        return progress
+
+    async def _left_open(self) -> int:
+        """How many of what was left open are open still."""
+        count, left = 0, self.left
+        for run_id in list(left.runs):
+            progress = await self._looked_at(run_id)
+            if progress is not None and not progress.waiting:
+                left.runs.discard(run_id)
+            elif not await _dead_command(self._workshop.store, run_id):
+                count += 1
+        if self._left_objects is None:
+            self._left_objects = _Progress(None, left.since, left.objects, sum(map(len, left.objects.values())))
+        await self._look(self._left_objects)
+        return count + sum(map(len, self._left_objects.waiting.values()))
 
     async def _begin(self, run_id: UUID) -> _Progress | None:
         found = await self._workshop.store.read(Layer.LEDGER, done_key(run_id))
@@ -310,20 +346,20 @@ class Pages:
         return _Progress(record, since, waiting, objects)
 
     async def _look(self, progress: _Progress) -> None:
-        """Find what has come to its end since the last look."""
+        """Find what has come to its end since the last look, unless that was just now."""
+        if time.monotonic() - progress.looked_at < LOOK_SECONDS:
+            return
+        progress.looked_at = time.monotonic()
         for dataset, waiting in list(progress.waiting.items()):
             transformed = await self._found("transformer", dataset, progress.since, waiting)
-            on = {stem for stem, finding in transformed.items() if finding.fate is Fate.DONE}
-            merged = await self._found("lakehouse", dataset, progress.since, on) if on else {}
-            for stem, finding in transformed.items():
-                if finding.fate not in ENDED:
+            merged = await self._found("lakehouse", dataset, progress.since, waiting)
+            for stem in sorted(waiting):
+                found = [f for f in (transformed.get(stem), merged.get(stem)) if f is not None]
+                # none at all: the object is gone
+                if found and (found[-1].fate not in ENDED or (found[-1].reader, found[-1].fate) == SENT_ON):
                     continue
-                further = merged.get(stem)
-                if finding.fate is Fate.DONE and (further is None or further.fate not in ENDED):
-                    continue
-                await self._note(progress, finding)
-                if further is not None:
-                    await self._note(progress, further)
+                for finding in found:
+                    await self._note(progress, finding)
                 waiting.discard(stem)
             if not waiting:
                 del progress.waiting[dataset]
@@ -361,7 +397,7 @@ class Pages:
                 {
                     "kind": "dead" if finding.fate is Fate.DEAD else "outcome",
                     "status": statuses.get(finding.fate, Status.SUCCESS).value,
-                    "run_id": str(progress.record.run_id),
+                    "run_id": str(progress.record.run_id) if progress.record else None,
                     "stage": finding.reader,
                     "stem": None if name is None else str(name.stem),
                     "started": now,
@@ -388,9 +424,10 @@ class Pages:
         return None if info is None else await committed_record(self._workshop, info)
 
 
-def _page(progress: _Progress, dead: Sequence[str]) -> Mapping[str, Any]:
-    """As much of the auditor's page as a command shows."""
+def _page(progress: _Progress, left: int, dead: Sequence[str]) -> Mapping[str, Any]:
+    """As much of the auditor's page as a command shows. `left`: what else is waited for."""
     record = progress.record
+    assert record is not None
     pending = sum(map(len, progress.waiting.values()))
     events = [_event(record), *progress.events]
     statuses = {event["status"] for event in progress.events}
@@ -405,6 +442,8 @@ def _page(progress: _Progress, dead: Sequence[str]) -> Mapping[str, Any]:
         state = "failed"
     else:
         state = "rejected" if progress.objects and not progress.silver else "done"
+    if left and not dead:
+        state = "running"
     if error is None and state in ("failed", "rejected"):
         error = next((event["error"] for event in progress.events if event.get("error")), None)
     stages: dict[str, list[dict[str, Any]]] = {}
@@ -424,7 +463,7 @@ def _page(progress: _Progress, dead: Sequence[str]) -> Mapping[str, Any]:
         "quarantined_by_rule": dict(progress.rules),
         "raw_objects": progress.objects,
         "silver_objects": progress.silver,
-        "pending": pending,
+        "pending": pending + left,
         "error": error,
         "stages": stages,
     }
