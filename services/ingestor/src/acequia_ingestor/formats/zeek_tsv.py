@@ -19,7 +19,7 @@ from acequia.datasets import Dataset
 from acequia.errors import RejectedInput
 from acequia_ingestor.formats import Chunk, Format, Head, _zeek
 from acequia_ingestor.formats._columns import chunk, typed
-from acequia_ingestor.formats._lines import blocks, faulty, few_enough, is_blank, numbered, split
+from acequia_ingestor.formats._lines import Block, blocks, faulty, few_enough, is_blank, numbered, split, without
 
 _MAX_HEADERS = 10_000
 _WIDE_GAP = re.compile(r" {2,}")
@@ -83,19 +83,21 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
         for number, line in telling.select("_line", "line").iter_rows():
             after = header.after(line)
             if after != header:
-                yield from _segment(lines.filter(pl.col("_line").is_between(done + 1, number - 1)), header, dataset)
+                under = lines.filter(pl.col("_line").is_between(done + 1, number - 1))
+                yield from _segment(under, block, header, dataset)
                 header, done = after, number - 1
-        yield from _segment(lines.filter(pl.col("_line") > done), header, dataset)
+        yield from _segment(lines.filter(pl.col("_line") > done), block, header, dataset)
 
 
-def _segment(lines: pl.DataFrame, header: Header, dataset: Dataset) -> Iterator[Chunk]:
-    """Lines under one header."""
+def _segment(lines: pl.DataFrame, block: Block, header: Header, dataset: Dataset) -> Iterator[Chunk]:
+    """Those lines of a block that stand under one header."""
     if not lines.height:
         return
     comment = pl.col("line").str.starts_with("#") & pl.col("fault").is_null()
-    records = numbered(lines.filter(~comment & ~is_blank()))
-    comments = int(lines.select(comment.sum()).item())
-    skipped = {"comment": comments, "blank": lines.height - records.height - comments}
+    records, comments = without(lines, comment)
+    records, blank = without(records, is_blank())
+    records = numbered(records)
+    skipped = {"comment": comments, "blank": blank}
     if not records.height:
         yield chunk(records, [], dataset.schema, skipped)
         return
@@ -105,8 +107,9 @@ def _segment(lines: pl.DataFrame, header: Header, dataset: Dataset) -> Iterator[
     _zeek.require(header.names)
     good, unreadable = faulty(records)
     count = len(header.names) - max(header.tail - 1, 0)
-    texts, ragged = split(good, header.separator, count)
     places = {name: str(n) for n, name in reversed(list(enumerate(header.names)))}
+    wanted = None if header.tail else [int(place) for name, place in places.items() if name in _zeek.SOURCES]
+    texts, ragged = split(good, header.separator, count, wanted=wanted, data=block.data_of(good))
     if header.tail:
         last = pl.col(str(count - 1)).str.strip_chars().str.replace_all(r" {2,}", "\t")
         parts = last.str.split_exact("\t", header.tail - 1).struct.rename_fields(
