@@ -33,6 +33,13 @@ STEPS = [
     "trainer.after_process",
     "trainer.after_store",
     "trainer.after_audit",
+    "lakehouse.after_plan",
+    "lakehouse.before_ack",
+    "lakehouse.after_fetch",
+    "lakehouse.after_table",
+    "lakehouse.after_process",
+    "lakehouse.after_store",
+    "lakehouse.after_audit",
     "evaluator.after_fetch",
     "evaluator.after_process",
     "evaluator.after_store",
@@ -45,7 +52,7 @@ COMMAND_STEPS = [step for step in STEPS if step.startswith("ingestor.after_p")] 
     "ingestor.before_ack",
     "evaluator.after_pointer",  # which only a model that is promoted comes to
 ]
-ONE_EACH = {"ingestor": 1, "transformer": 1, "trainer": 1, "evaluator": 1}
+ONE_EACH = {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
 REQUEST = {
     "dataset": "network_events",
     "source": {"kind": "synthetic", "rows": 2000, "seed": 7, "anomaly_rate": 0.05},
@@ -57,7 +64,7 @@ Start = Callable[..., dict[str, Any] | None]
 def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Start the house in a process of its own: what it tells at its end, or None where it was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([live.__module__, "acequia_trainer.train", "acequia_evaluator.evaluate"])
+    context.set_forkserver_preload([live.__module__, "acequia_trainer.train", "acequia_evaluator.evaluate", "acequia_lakehouse.lake"])
 
     def run(
         place: Place, step: str | None = None, upload: Path | None = None, request: dict[str, Any] | None = None
@@ -132,6 +139,10 @@ def assert_done_once(document: dict[str, Any] | None, expected: dict[str, Any]) 
         assert list(objects[layer].values()) == list(expected["objects"][layer].values()), layer
     assert [key.rpartition("/")[2] for key in objects["models"] if key.endswith(".json")].count("model.json") == 1
     assert [key.rpartition("/")[2] for key in objects["eval"]].count("evaluation.json") == 1
+    assert [key.rpartition("/")[2] for key in objects["lake"]].count("commit.json") == 1
+    assert [(t["table"], t["rows"], t["snapshots"]) for t in document["tables"]] == [
+        ("silver.network_events", page["rows_silver"], 1)
+    ]
     assert [key for key in objects["ledger"] if key.startswith("commands/")] == []
     assert len([key for key in objects["ledger"] if key.startswith("done/")]) == 1
 

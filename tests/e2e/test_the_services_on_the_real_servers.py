@@ -124,7 +124,7 @@ def test_a_request_ends_in_an_evaluated_model(fleet: Fleet) -> None:
     assert page["rows_in"] == page["rows_raw"] == 500
     assert_rows_add_up(page)
     assert page["model"]
-    assert set(page["artifacts"]) == {"raw", "silver", "models", "eval"}
+    assert set(page["artifacts"]) == {"raw", "silver", "lake", "models", "eval"}
 
 
 def test_the_same_idempotency_key_is_one_run_and_another_body_is_refused(fleet: Fleet) -> None:
@@ -252,7 +252,7 @@ def test_a_service_killed_in_the_middle_of_a_run_finishes_it_when_started_again(
     fleet.kill(name)
     fleet.start(name)
     page = fleet.finished(run_id)
-    assert outcomes(page) == {"ingestor": 1, "transformer": 1, "trainer": 1, "evaluator": 1}
+    assert outcomes(page) == {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
     assert_rows_add_up(page)
     stem = page["artifacts"]["raw"][0].rpartition("/")[2].removesuffix(".parquet")
     for layer in (Layer.RAW, Layer.SILVER):
@@ -260,12 +260,12 @@ def test_a_service_killed_in_the_middle_of_a_run_finishes_it_when_started_again(
 
 
 def test_what_came_while_services_were_down_is_done_when_they_come_in_any_order(fleet: Fleet, tmp_path: Path) -> None:
-    for name in ("transformer", "trainer", "evaluator"):
+    for name in ("transformer", "trainer", "lakehouse", "evaluator"):
         assert fleet.stop(name) == 0
     run_id = fleet.post(rows=40, seed=99).json()["run_id"]
     fleet.wait(lambda: fleet.page(run_id).get("rows_raw") == 40, "the ingestor needs nobody")
-    fleet.start("evaluator", "trainer", "transformer")
-    assert outcomes(fleet.finished(run_id)) == {"ingestor": 1, "transformer": 1, "trainer": 1, "evaluator": 1}
+    fleet.start("evaluator", "trainer", "lakehouse", "transformer")
+    assert outcomes(fleet.finished(run_id)) == {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
 
 
 def test_an_object_whose_event_was_lost_is_brought_through(fleet: Fleet, stack: Any) -> None:
@@ -318,7 +318,7 @@ def test_without_postgresql_ingesting_goes_on_and_the_record_is_complete_afterwa
     finally:
         stack.start_one("postgresql")
     page = fleet.finished(answer.json()["run_id"])
-    assert outcomes(page) == {"ingestor": 1, "transformer": 1, "trainer": 1, "evaluator": 1}
+    assert outcomes(page) == {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
 
 
 def fleet_evaluated(fleet: Fleet, stack: Any, run_id: str) -> bool:
@@ -431,7 +431,7 @@ def test_real_logs_go_through_with_every_row_accounted_for(fleet: Fleet, real_da
 
 def test_a_stop_in_the_middle_of_work_exits_with_0_and_loses_nothing(fleet: Fleet) -> None:
     runs = [fleet.post(rows=2000, seed=n).json()["run_id"] for n in range(5)]
-    for name in ("transformer", "trainer", "evaluator", "ingestor", "auditor", "reconciler"):
+    for name in ("transformer", "trainer", "lakehouse", "evaluator", "ingestor", "auditor", "reconciler"):
         assert fleet.stop(name) == 0, fleet.log(name)
     fleet.start(*SERVICES)
     for run_id in runs:

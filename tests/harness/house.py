@@ -33,7 +33,7 @@ from acequia_lakehouse.catalog import Place as LakePlace
 
 KEY = "the-one-request"
 DATA_LAYERS = (Layer.RAW, Layer.SILVER)
-LAYERS = (Layer.LANDING, *DATA_LAYERS, Layer.MODELS, Layer.EVAL, Layer.QUARANTINE, Layer.LEDGER)
+LAYERS = (Layer.LANDING, *DATA_LAYERS, Layer.LAKE, Layer.MODELS, Layer.EVAL, Layer.QUARANTINE, Layer.LEDGER)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ async def _live(
             if page.get("finished"):
                 break
             await asyncio.sleep(0.1)
-        document = {"page": page, "objects": await _objects(workshop.store, place.folder)}
+        tables = (await client.get("/lake/tables")).json()["tables"]
+        document = {"page": page, "objects": await _objects(workshop.store, place.folder), "tables": tables}
         result.write_text(json.dumps(document))
 
 

@@ -263,6 +263,20 @@ def test_tombstones_are_kept_in_few_files_and_the_floor_in_the_table(lake: Lake)
     assert table is not None and table.properties[FLOOR] == f'{{"load": 1, "variants": ["{OLD}"]}}'
 
 
+def test_tombstones_that_a_full_load_made_history_go_with_the_next_compaction(lake: Lake) -> None:
+    for number in range(1, 4):
+        lake.plan(number, changes(lake, number, {number: None}))
+    lake.plan(4, *full(lake, 4, {1: "back"}))
+    lake.plan(5, changes(lake, 5, {7: None}))
+
+    compact(lake.tables, GRAVES, ("id",))
+
+    table = lake.tables.find(GRAVES)
+    assert table is not None and table.scan().to_arrow().column("id").to_pylist() == [7]
+    lake.plan(6, changes(lake, 2, {2: "from before the full load"}))
+    assert names(lake) == {1: "back"}
+
+
 def test_a_thousand_changes_among_many_rows_change_just_those(tmp_path: Path) -> None:
     lake = open_lake(tmp_path, file_rows=20_000)
     parts = []

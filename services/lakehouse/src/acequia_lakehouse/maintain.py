@@ -23,7 +23,7 @@ from acequia.errors import TransientFailure
 from acequia.layers import Layer
 from acequia.layers import Name as ObjectName
 from acequia_lakehouse.catalog import INTERNAL
-from acequia_lakehouse.merge import VERSION
+from acequia_lakehouse.merge import LOAD_BITS, VERSION, floor_of
 from acequia_lakehouse.problems import Outdone, Unsure, translated
 from acequia_lakehouse.tables import ACT, PLAN, RACES, STEM, Change, LiveFile, Name, Tables
 from acequia_lakehouse.types import as_rows
@@ -119,7 +119,8 @@ def _rewrite(tables: Tables, table: Table, group: Sequence[LiveFile], key: tuple
         change.remove(file)
     together = pa.concat_tables(pieces)
     if table.name()[0].endswith(INTERNAL):
-        together = _newest_graves(together, key)
+        of = tables.find((tables.settings.namespace, table.name()[-1]))
+        together = _graves_that_count(together, key, floor_of(of)[0])
     if key:
         together = together.sort_by([(n, "ascending") for n in key])
     change.write(together)
@@ -127,11 +128,12 @@ def _rewrite(tables: Tables, table: Table, group: Sequence[LiveFile], key: tuple
     return int(together.num_rows)
 
 
-def _newest_graves(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """Of each key's tombstones the newest is enough."""
+def _graves_that_count(rows: pa.Table, key: tuple[str, ...], floor: int) -> pa.Table:
+    """Of each key's tombstones the newest is enough, and none is needed that is older than the last full load."""
     frame = pl.from_arrow(rows.select([*key, VERSION, STEM]))
     assert isinstance(frame, pl.DataFrame)
-    newest = frame.with_row_index("row").sort(VERSION, STEM).unique(key, keep="last")
+    newer = frame.with_row_index("row").filter(pl.col(VERSION) >= floor << LOAD_BITS)
+    newest = newer.sort(VERSION, STEM).unique(key, keep="last")
     return rows.take(newest["row"].sort().to_arrow())
 
 

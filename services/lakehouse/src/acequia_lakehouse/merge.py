@@ -314,7 +314,7 @@ def merge(
 def _merge(task: _Merge, usable: Sequence[Given]) -> None:
     tables, report, key, most = task.tables, task.report, task.key, task.tables.settings.file_rows
     table = tables.find(task.name)
-    floor, variants = _floor(table)
+    floor, variants = floor_of(table)
     swap = _choose(full_loads(usable, task.order), floor, variants, task.order, report)
     if swap is None and not task.changes:
         report.snapshot = plan_snapshot(table, task.plan) if table is not None else None
@@ -349,7 +349,7 @@ def _merge(task: _Merge, usable: Sequence[Given]) -> None:
         report.already = len(task.changes)
 
 
-def _floor(table: Table | None) -> tuple[int, list[str]]:
+def floor_of(table: Table | None) -> tuple[int, list[str]]:
     """The full load that the table was last replaced by, and its variants; 0: by none."""
     said = json.loads(table.properties.get(FLOOR, "{}")) if table is not None else {}
     return int(said.get("load", 0)), list(said.get("variants", ()))
