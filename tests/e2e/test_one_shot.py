@@ -267,3 +267,28 @@ async def test_sigterm_ends_it_though_its_database_does_not_answer_and_the_next_
     code, _ = await place.run("--tables", "accounts")
     assert (code, place.lake("accounts")) == (0, await place.at_the_source("accounts"))
     assert await place.open_commands() == 0
+
+
+async def test_with_an_audit_database_its_records_are_stored_before_it_ends(place):
+    there = place.source
+    place.settings(
+        PG_HOST=there.host,
+        PG_PORT=str(there.port),
+        PG_USER=there.user,
+        PG_PASSWORD=there.password.get_secret_value(),
+        PG_DATABASE=there.database,
+    )
+
+    code, document = await place.run("--tables", "features")
+
+    assert code == 0
+    rows = await place.connection.fetch(
+        "SELECT stage, status FROM acequia.audit_events WHERE run_id = $1 AND kind <> 'note'", document["run_id"]
+    )
+    assert sorted(map(tuple, rows)) == [
+        ("ingestor", "ACCEPTED"),
+        ("ingestor", "SUCCESS"),
+        ("transformer", "SUCCESS"),
+    ]
+    merged = "SELECT count(*) FROM acequia.audit_events WHERE stage = 'lakehouse' AND status = 'SUCCESS'"
+    assert await place.connection.fetchval(merged) == 1
