@@ -107,13 +107,13 @@ async def reached(chosen: Chosen) -> AsyncIterator[Installation]:
     file = dotenv_values(chosen.env_file) if chosen.env_file is not None else {}
     every = {name.upper(): value for name, value in (file | os.environ).items()}
     servers = any(every.get(name) for name in NAMED)
-    if chosen.url and not servers:
+    if chosen.url and not servers and chosen.data is None:
         raise WrongUse(
             f"a query reads the objects themselves, and {chosen.url} does not hand them out: set {', '.join(NAMED)} "
             "and ACEQUIA_LAKEHOUSE_CATALOG_URI as the services have them, or name their file with --env-file .env"
         )
     settings = load(AcequiaSettings, _env_file=chosen.env_file)
-    if servers and (chosen.data is None or chosen.url):
+    if servers and chosen.data is None:
         minio = load(MinioSettings, _env_file=chosen.env_file)
         async with await MinioStore.open(minio, settings.buckets) as store:
             yield Servers(settings, minio, store, chosen.env_file)

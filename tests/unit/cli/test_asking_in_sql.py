@@ -25,7 +25,7 @@ from acequia.layers import Buckets, Layer
 from acequia_cli import engine, stored
 from acequia_cli.stored import SnapshotFiles, StoredFile
 
-from .laid import EVENTS, Laid
+from .laid import EVENTS, Laid, acequia
 
 ACCOUNT = pa.schema([("account_id", pa.int64()), ("name", pa.string()), ("_version", pa.int64())])
 
@@ -524,11 +524,30 @@ def test_without_an_installation_there_is_nothing_to_ask(tmp_path: Path):
     assert not (tmp_path / "none").exists()
 
 
-def test_an_url_alone_is_not_enough_and_what_is_missing_is_named(laid: Laid):
-    result = laid.ask("select 1", "--url", "http://127.0.0.1:1")
+def test_an_url_alone_is_not_enough_and_what_is_missing_is_named():
+    result = acequia("query", "select 1", "--url", "http://127.0.0.1:1")
 
     assert result.exit_code == 2
     assert "MINIO_ENDPOINT" in result.stderr and "ACEQUIA_LAKEHOUSE_CATALOG_URI" in result.stderr
+
+
+def test_a_folder_that_is_named_comes_before_servers_in_the_environment(laid: Laid, monkeypatch: pytest.MonkeyPatch):
+    laid.raw("network_events", EVENTS)
+    monkeypatch.setenv("MINIO_ENDPOINT", "127.0.0.1:1")
+    monkeypatch.setenv("ACEQUIA_URL", "http://127.0.0.1:1")
+
+    assert ask(laid, "select count(*) as n from bronze.network_events") == [{"n": 3}]
+
+
+def test_an_environment_of_the_settings_file_may_say_where_to_read(laid: Laid, tmp_path: Path):
+    laid.raw("network_events", EVENTS)
+    config = tmp_path / "acequia.toml"
+    config.write_text(f'[env.field]\ndata = "{laid.data}"\n')
+    sql = "select count(*) as n from bronze.network_events"
+
+    result = acequia("query", sql, "--format", "json", "--env", "field", "--config", config)
+
+    assert document(result) == [{"n": 3}]
 
 
 def test_a_settings_file_that_is_not_there_is_told(laid: Laid, tmp_path: Path):
