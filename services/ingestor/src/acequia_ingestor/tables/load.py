@@ -174,12 +174,24 @@ class TableLoads:
         self._settings = settings
         self._variant = variant
         self._states = States(workshop.store)
+        self._in_hand: set[UUID] = set()
+        """Runs that a delivery of this process is at."""
 
     async def carry_out(self, job: Job, folder: Path) -> Ended | None:
-        """Load each table. None: the time is over, and the command was sent again, to be gone on with.
+        """Load each table. None: this delivery has no more to do with it. Its time is over, and the command was sent
+        again, to be gone on with; or another one of this process, whose message is not acknowledged, is at it.
 
         RunEnded where another delivery of the run was faster.
         """
+        if job.run_id in self._in_hand:
+            return None
+        self._in_hand.add(job.run_id)
+        try:
+            return await self._carry_out(job, folder)
+        finally:
+            self._in_hand.discard(job.run_id)
+
+    async def _carry_out(self, job: Job, folder: Path) -> Ended | None:
         deadline = time.monotonic() + self._settings.load_seconds
         tables: dict[str, TableResult] = {}
         worked = False
@@ -206,6 +218,7 @@ class TableLoads:
     async def _go_on_later(self, job: Job) -> None:
         body = job.command.model_dump_json().encode()
         message = Message(body, type=COMMAND, message_id=str(job.run_id))
+        self._in_hand.discard(job.run_id)  # before anyone can have that message
         await self._workshop.bus.publish(COMMANDS, "ingest", message)
         self._workshop.at(f"{STAGE}.after_again")
 

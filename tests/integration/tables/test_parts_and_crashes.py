@@ -160,6 +160,16 @@ async def test_the_same_command_delivered_twice_at_once_makes_one_load(table: De
     assert (await table.load("things"))["things"]["rows"] == 0
 
 
+async def test_a_command_that_is_sent_again_while_it_is_carried_out_is_not_read_twice(table: Desk) -> None:
+    await fill(table, 9)
+    delivery = await table.order("things")
+    ingestor = await table.ingestor()
+    assert await asyncio.gather(*(ingestor.handle(delivery) for _ in range(4))) == [Ack()] * 4
+    await table.told()
+    assert len([r for r in table.said if r.kind is Kind.OUTCOME]) == 1
+    assert (await table.state())["load"] == 1
+
+
 async def test_a_load_that_was_opened_before_another_closes_without_moving_the_checkpoint(table: Desk) -> None:
     await table.insert(1)
     await table.load("things")

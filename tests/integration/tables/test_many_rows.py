@@ -21,7 +21,8 @@ async def test_of_a_large_table_just_the_rows_that_changed_are_moved(table: Desk
     step = ROWS // updated
     await table.source.run(
         f"UPDATE things SET amount = amount + 1, updated_at = now() WHERE id % {step} = 0 AND id <= {step * updated}",
-        f"INSERT INTO things SELECT n, 'new', 1, now() FROM generate_series({ROWS + 1}, {ROWS + CHANGES - updated}) AS n",
+        "INSERT INTO things SELECT n, 'new', 1, now() "
+        f"FROM generate_series({ROWS + 1}, {ROWS + CHANGES - updated}) AS n",
     )
     told = await table.load("things")
     assert (told["things"]["kind"], told["things"]["rows"], told["things"]["parts"]) == ("changes", CHANGES, 1)

@@ -255,15 +255,16 @@ async def test_one_bad_table_does_not_stop_the_others(table: Desk) -> None:
 
 
 async def test_what_the_role_may_not_read_is_told_with_what_to_do(table: Desk) -> None:
-    await table.source.run("DROP ROLE IF EXISTS stranger", "CREATE ROLE stranger LOGIN")
-    there = table.source.dsn.replace("postgres@", "stranger@")
-    table.settings = table.settings.model_copy(update={"dsn": SecretStr(there)})
+    stranger = f"r{uuid4().hex[:12]}"
+    await table.source.run(f"CREATE ROLE {stranger} LOGIN PASSWORD 'secret'")
+    table.settings = table.settings.model_copy(update={"dsn": SecretStr(table.source.dsn_of(stranger, "secret"))})
     told = await table.load("things")
     assert told["things"]["rejected"] == "missing_permission"
     assert "GRANT SELECT" in told["things"]["reason"]
-    await table.source.run("GRANT SELECT ON things TO stranger")
+    await table.source.run(f"GRANT SELECT ON things TO {stranger}")
     await table.insert(1)
     assert (await table.load("things"))["things"]["rows"] == 1  # reading is all that is needed
+    await table.source.run(f"DROP OWNED BY {stranger}", f"DROP ROLE {stranger}")
 
 
 async def test_a_statement_that_takes_too_long_is_told_with_what_to_do(table: Desk) -> None:

@@ -1,4 +1,4 @@
-"""Tables of an embedded PostgreSQL, and the ingestor over the embedded adapters that loads them."""
+"""Tables of a PostgreSQL, the embedded one and the stack's where it is there, and the ingestor that loads them."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -31,17 +31,34 @@ from acequia_ingestor.settings import IngestorSettings, PostgresSourceSettings
 
 BUCKETS = Buckets("test")
 QUEUE = "acequia.ingestor"
+
+
+class Stack(Protocol):
+    """The real servers of this run, as tests/conftest.py knows them."""
+
+    postgres: PostgresSettings
+
+
 AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSettings]:
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSettings]:
     """A PostgreSQL server of these tests, which takes prepared transactions."""
     postgres = EmbeddedPostgres(tmp_path_factory.mktemp("source"))
     asyncio.run(_allow_prepared(postgres.start()))
     postgres.stop()
     yield postgres.start()
     postgres.stop()
+
+
+@pytest.fixture(params=["embedded", pytest.param("stack", marks=pytest.mark.stack)])
+def server(request: pytest.FixtureRequest) -> PostgresSettings:
+    if request.param == "embedded":
+        found: PostgresSettings = request.getfixturevalue("embedded")
+        return found
+    stack: Stack = request.getfixturevalue("stack")
+    return stack.postgres
 
 
 async def _allow_prepared(server: PostgresSettings) -> None:
@@ -76,6 +93,13 @@ class Source:
         if there.host.startswith("/"):
             return f"postgresql://{there.user}@/{self.name}?host={there.host}&port={there.port}"
         return f"postgresql://{there.user}{secret}@{there.host}:{there.port}/{self.name}"
+
+    def dsn_of(self, user: str, password: str) -> str:
+        """The same for another role."""
+        there = self.server
+        if there.host.startswith("/"):
+            return f"postgresql://{user}@/{self.name}?host={there.host}&port={there.port}"
+        return f"postgresql://{user}:{password}@{there.host}:{there.port}/{self.name}"
 
     async def run(self, *statements: str) -> None:
         for statement in statements:
