@@ -86,6 +86,7 @@ def done_page() -> dict[str, Any]:
         "done",
         event("ingestor"),
         event("transformer"),
+        event("lakehouse", inputs=[{"uri": SILVER}], inputs_count=1, metrics={"rows_added": 10.0}),
         event(
             "trainer",
             inputs=[{"uri": SILVER}],

@@ -15,6 +15,7 @@ def test_right_after_the_202_the_run_is_at_the_ingestor():
     assert told(bare_page()) == {
         "ingest": "running",
         "transform": "waiting",
+        "lake": "waiting",
         "train": "waiting",
         "evaluate": "waiting",
     }
@@ -26,10 +27,11 @@ def test_a_whole_chain_has_its_rows_at_each_step():
     assert [(s.name, str(s.progress), s.rows) for s in steps] == [
         ("ingest", "done", 12),
         ("transform", "done", 10),
+        ("lake", "done", 10),
         ("train", "done", 8),
         ("evaluate", "done", 2),
     ]
-    assert [s.seconds for s in steps] == [0.5] * 4
+    assert [s.seconds for s in steps] == [0.5] * 5
 
 
 def test_a_source_in_parts_is_transformed_when_each_part_is():
@@ -71,6 +73,7 @@ def test_what_comes_after_a_rejection_is_not_reached():
     assert told(rejected) == {
         "ingest": "rejected",
         "transform": "not reached",
+        "lake": "not reached",
         "train": "not reached",
         "evaluate": "not reached",
     }
