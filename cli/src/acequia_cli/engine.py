@@ -79,7 +79,16 @@ def open_engine(
         engine.close()
 
 
-async def in_thread(engine: duckdb.DuckDBPyConnection, work: Callable[[], T], stopped: str) -> T:
+@contextmanager
+def telling_when_stopped(words: str) -> Iterator[None]:
+    """A cancel as the line that a person reads."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise Stopped(words) from None
+
+
+async def in_thread(engine: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
     """`work` in a thread, with a sign of how far it is on a terminal. A cancel interrupts it and waits for its end."""
     console = Console(stderr=True)
     running = asyncio.ensure_future(asyncio.to_thread(work))
@@ -98,7 +107,7 @@ async def in_thread(engine: duckdb.DuckDBPyConnection, work: Callable[[], T], st
             await asyncio.wait([running], timeout=INTERRUPT_EVERY)
         if not running.cancelled():
             running.exception()
-        raise Stopped(stopped) from None
+        raise
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from acequia.datasets import Registry, load_registry
 from acequia.runner import clear_folders, temporary_folder
 from acequia_cli.commands import Output
 from acequia_cli.complaints import DONE, WrongUse
-from acequia_cli.engine import explained, in_thread, open_engine, until_whole
+from acequia_cli.engine import explained, in_thread, open_engine, telling_when_stopped, until_whole
 from acequia_cli.progress import count
 from acequia_cli.relations import Relation, plan, quoted
 from acequia_cli.statement import Statement, read_statement
@@ -39,7 +39,6 @@ NUMBERS = frozenset(
 CELL_MOST = 60
 """Characters of a cell of a table on a terminal."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_STOPPED = "stopped: nothing was written"
 
 
 class Format(StrEnum):
@@ -87,11 +86,15 @@ class Query:
         statement = read_statement(sql)
         if statement.explains and form is not Format.TABLE:
             raise WrongUse("EXPLAIN gives a plan, no rows: it is shown, and can't be written in another format")
+        with telling_when_stopped("stopped: nothing was written"):
+            await self._answer(statement, form, output)
+        return DONE
+
+    async def _answer(self, statement: Statement, form: Format, output: Output) -> None:
         registry = load_registry()
         async with reached(self.chosen) as installation:
             await asyncio.to_thread(clear_folders, installation.settings.temp_dir)
             await until_whole(lambda: self._attempt(installation, registry, statement, form, output))
-        return DONE
 
     def _format(self) -> Format:
         form = self.format or (SUFFIXES.get(self.file.suffix.lower()) if self.file else Format.TABLE)
@@ -117,9 +120,9 @@ class Query:
                 with open_engine(files, memory=self.memory, temp=Path(temp), writes=written) as engine:
                     answer = _Answer(engine, relations, files, registry, statement)
                     if written is None:
-                        shown = await in_thread(engine, lambda: answer.rows(self.rows), _STOPPED)
+                        shown = await in_thread(engine, lambda: answer.rows(self.rows))
                     else:
-                        number = await in_thread(engine, lambda: answer.write(written, form), _STOPPED)
+                        number = await in_thread(engine, lambda: answer.write(written, form))
                 if written is None:
                     shown.print(output.console, statement)
                     return
@@ -333,11 +336,12 @@ class _Rows:
         console.print(table)
 
     def _print_records(self, console: Console, cells: Sequence[Sequence[Text]]) -> None:
-        widest = max(len(name) for name in self.columns)
+        widest = max(len(_cell(name).plain) for name in self.columns)
         for number, row in enumerate(cells, 1):
             console.print(Text(f"row {count(number)}", "dim"))
             for name, cell in zip(self.columns, row, strict=True):
-                console.print(Text(f"  {name:<{widest}}  ", "bold") + cell, soft_wrap=True, highlight=False)
+                line = Text.assemble((f"  {_cell(name).plain:<{widest}}  ", "bold"), cell)
+                console.print(line, soft_wrap=True, highlight=False)
 
 
 def _cell(value: str | None) -> Text:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LINE = "_line"
 DATE = "_date"
-_FROM_PATH = rf"CAST(regexp_extract(_object, '/date=(\d{{4}}-\d\d-\d\d)/', 1) AS DATE) AS {DATE}"
+_FROM_PATH = rf"CAST(regexp_extract(_acequia_object, '/date=(\d{{4}}-\d\d-\d\d)/', 1) AS DATE) AS {DATE}"
 SNAPSHOT_DIGITS = 10
 """Iceberg's ids are random numbers of 63 bits: a shorter one is a person's mistake for a time."""
 
@@ -89,7 +89,7 @@ class Relation:
     def _reading(self, pattern: str) -> str:
         options = ["hive_partitioning = false"]
         if self.dated:
-            options.append("filename = '_object'")
+            options.append("filename = '_acequia_object'")
         if self.open_columns:
             options.append("union_by_name = true")
         else:  # said beforehand: so no file is opened before it is known to be needed
@@ -98,7 +98,7 @@ class Relation:
                 for name, kind in self.columns.items()
             )
             options.append(f"schema = MAP {{{columns}}}")
-        chosen = f"* EXCLUDE (_object), {_FROM_PATH}" if self.dated else "*"
+        chosen = f"* EXCLUDE (_acequia_object), {_FROM_PATH}" if self.dated else "*"
         return f"SELECT {chosen} FROM read_parquet({text(pattern)}, {', '.join(options)})"  # noqa: S608 - quoted
 
 

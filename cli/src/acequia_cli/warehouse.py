@@ -20,7 +20,7 @@ from acequia.datasets import Registry, load_registry
 from acequia.runner import clear_folders, temporary_folder
 from acequia_cli.commands import Output
 from acequia_cli.complaints import DONE, CommandFailed, WrongUse
-from acequia_cli.engine import explained, in_thread, open_engine, until_whole
+from acequia_cli.engine import explained, in_thread, open_engine, telling_when_stopped, until_whole
 from acequia_cli.progress import Tick, count, ticking
 from acequia_cli.relations import Relation, plan, quoted, text
 from acequia_cli.statement import SCHEMAS
@@ -32,7 +32,6 @@ MAGIC_AT = 8
 BUILT = "acequia.built"
 """The table that says what was built, when, and from what: a file that has it may be replaced."""
 UNFINISHED = ".part"
-_STOPPED = "stopped: the warehouse is as it was"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,8 @@ class Build:
             raise WrongUse(f"{self.file}: no such folder")
         await asyncio.to_thread(_check_replaceable, self.file, self.replace)
         asked = _asked(self.only)
-        registry = load_registry()
-        async with reached(self.chosen) as installation:
-            await asyncio.to_thread(clear_folders, installation.settings.temp_dir)
-            await asyncio.to_thread(_clear, file.resolve())
-            built = await until_whole(lambda: self._attempt(installation, registry, asked, file))
+        with telling_when_stopped(f"stopped: {self.file} is as it was"):
+            built = await self._build(file, asked)
         size = file.stat().st_size
         output.document({"file": str(file), "bytes": size, "tables": built})
         if not output.as_json:
@@ -66,11 +62,18 @@ class Build:
             output.remark(f"{count(len(built))} tables, {count(rows)} rows in {self.file} ({size / 1e6:,.1f} MB)")
         return DONE
 
+    async def _build(self, file: Path, asked: Sequence[tuple[str, str]] | None) -> list[dict[str, Any]]:
+        registry = load_registry()
+        async with reached(self.chosen) as installation:
+            await asyncio.to_thread(clear_folders, installation.settings.temp_dir)
+            await asyncio.to_thread(_clear, file.resolve())
+            return await until_whole(lambda: self._attempt(installation, registry, asked, file))
+
     async def _attempt(
         self, installation: Installation, registry: Registry, asked: Sequence[tuple[str, str]] | None, file: Path
     ) -> list[dict[str, Any]]:
         now = datetime.now(UTC)
-        wanted = None if asked is None or any(not name for _, name in asked) else asked
+        wanted = None if asked is None or ("silver", "") in asked else _spelled_out(asked, registry)
         relations = await plan(installation, registry, wanted, self.as_of)
         if asked is not None:
             relations = [r for r in relations if (r.schema, r.name) in asked or (r.schema, "") in asked]
@@ -85,7 +88,7 @@ class Build:
                 open_engine(files, memory=self.memory, temp=Path(temp), database=beside) as engine,
             ):
                 work = partial(_fill, engine, files, relations, now, tick)
-                built = await in_thread(engine, work, _STOPPED)
+                built = await in_thread(engine, work)
             await asyncio.to_thread(_put, beside, real)
         finally:
             for left in (beside, beside.with_name(f"{beside.name}.wal")):
@@ -102,6 +105,12 @@ def _asked(only: Sequence[str]) -> list[tuple[str, str]] | None:
             raise WrongUse(f"--only {name}: say bronze or silver, or one table of it, for instance bronze.sensor_data")
         found.append((schema, table))
     return found or None
+
+
+def _spelled_out(asked: Sequence[tuple[str, str]], registry: Registry) -> list[tuple[str, str]]:
+    """Without `bronze` as a whole: what is in it is known without a catalog."""
+    whole = [("bronze", name) for name in registry] if ("bronze", "") in asked else []
+    return sorted({*whole, *((schema, name) for schema, name in asked if name)})
 
 
 def _fill(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -411,6 +412,17 @@ def test_a_table_shows_no_control_character_of_the_data(laid: Laid):
 
 def test_a_table_in_a_pipe_cuts_nothing(laid: Laid):
     assert "x" * 500 in laid.ask("select repeat('x', 500) as long, 1 as b").stdout
+
+
+def test_rows_too_wide_for_a_terminal_are_shown_a_record_at_a_time(laid: Laid, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+
+    wide = re.sub(r"\x1b\[[0-9;]*m", "", laid.ask("select repeat('x', 30) as first, repeat('y', 90) as second").stdout)
+    narrow = re.sub(r"\x1b\[[0-9;]*m", "", laid.ask("select 1 as first, 2 as second").stdout)
+
+    assert wide.split() == ["row", "1", "first", "x" * 30, "second", "y" * 90]
+    assert narrow.split() == ["first", "second", "1", "2"]
 
 
 def test_a_plan_is_shown(laid: Laid):

@@ -135,6 +135,15 @@ def test_only_one_schema_can_be_built(laid: Laid, file: Path):
     assert "silver.network_events" in built
 
 
+def test_bronze_alone_needs_no_catalog(laid: Laid, file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACEQUIA_LAKEHOUSE_CATALOG_URI", "postgresql://nobody@127.0.0.1:1/none")
+
+    result = build(laid, file, "--json", "--only", "bronze")
+
+    built = {each["table"]: each["rows"] for each in json.loads(result.stdout)["tables"]}
+    assert built["bronze.network_events"] == 3 and not any(name.startswith("silver.") for name in built)
+
+
 @pytest.mark.parametrize("only", ["gold", "bronze.nothing", "network_events"])
 def test_a_table_that_is_not_there_is_told(laid: Laid, file: Path, only: str):
     assert build(laid, file, "--only", only).exit_code == 2
