@@ -15,6 +15,9 @@ from typing import Any
 
 import asyncpg
 from miniopy_async.api import Minio
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.expressions import NotNull
 
 from chaos.load import Source
 
@@ -23,10 +26,13 @@ RAW = re.compile(rf"^network_events/date=[\d-]{{10}}/({STEM})\.parquet$")
 SILVER = re.compile(rf"^network_events/date=[\d-]{{10}}/({STEM})\.v\d+-[0-9a-f]{{6}}\.parquet$")
 MODEL = re.compile(rf"^network_events/date=[\d-]{{10}}/({STEM})\.v\d+-[0-9a-f]{{6}}/model\.json$")
 EVALUATION = re.compile(rf"^network_events/date=[\d-]{{10}}/({STEM})\.v\d+-[0-9a-f]{{6}}/evaluation\.json$")
+COMMIT = re.compile(rf"^network_events/date=[\d-]{{10}}/({STEM})\.v\d+-[0-9a-f]{{6}}/commit\.json$")
 MANIFEST = re.compile(
-    rf"^(transformer|trainer|evaluator)/network_events/date=[\d-]{{10}}/({STEM})\.v.*\.rejected\.json$"
+    rf"^(transformer|trainer|lakehouse|evaluator)/network_events/date=[\d-]{{10}}/({STEM})\.v.*\.rejected\.json$"
 )
 PLAN = re.compile(r"^plans/trainer/network_events/(\d{6,})\.json$")
+LAKE_PLAN = re.compile(r"^plans/lakehouse/network_events/(\d{6,})\.json$")
+TABLE = ("silver", "network_events")
 
 Document = Mapping[str, Any]
 
@@ -45,6 +51,9 @@ class Observed:
     champion: Document | None
     sums: dict[str, str]
     """Key of a model file -> sha256 of its bytes."""
+    lake_plans: dict[int, Document] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    """Stem -> rows of it in the table."""
     events: list[Document] = field(default_factory=list)
     artifacts: list[tuple[str, str]] = field(default_factory=list)
     """(uri, etag)"""
@@ -68,7 +77,9 @@ class Findings:
 class Reader:
     """Reads both; documents that it has read it does not read again."""
 
-    def __init__(self, store: Minio, prefix: str, database: Mapping[str, Any]) -> None:
+    def __init__(self, store: Minio, prefix: str, database: Mapping[str, Any], lake: Mapping[str, str]) -> None:
+        self._lake = lake
+        """What pyiceberg wants to know of the catalog."""
         self._store = store
         self._prefix = prefix
         self._database = database
@@ -77,6 +88,7 @@ class Reader:
     async def observe(self) -> Observed:
         names = ("landing", "raw", "silver", "models", "eval", "quarantine", "ledger")
         layers = dict(zip(names, await asyncio.gather(*(self._list(name) for name in names)), strict=True))
+        layers["lake"] = await self._list("lake", "network_events/")
         slots = asyncio.Semaphore(16)
 
         async def read(layer: str, key: str) -> tuple[str, bytes]:
@@ -91,6 +103,7 @@ class Reader:
 
         ledger, models = layers["ledger"], layers["models"]
         plans = await documents("ledger", filter(PLAN.match, ledger))
+        lake_plans = await documents("ledger", filter(LAKE_PLAN.match, ledger))
         champion = await documents("models", [key for key in models if key == "network_events/champion.json"])
         files = await asyncio.gather(*(read("models", key) for key in models if key.endswith(".skops")))
         observed = Observed(
@@ -101,12 +114,36 @@ class Reader:
             evaluations=await documents("eval", filter(EVALUATION.match, layers["eval"])),
             champion=next(iter(champion.values()), None),
             sums={key: hashlib.sha256(body).hexdigest() for key, body in files},
+            lake_plans={plan["number"]: plan for plan in lake_plans.values()},
+            rows=await asyncio.to_thread(self._count_rows),
         )
         await self._ask_database(observed)
         return observed
 
-    async def _list(self, layer: str) -> dict[str, str]:
-        listed = self._store.list_objects(f"{self._prefix}-{layer}", recursive=True)
+    def _count_rows(self) -> Counter[str]:
+        """Of the table as any reader finds it: by the name of a file of SILVER's, else by what the rows say."""
+        catalog = load_catalog(self._prefix, **self._lake)
+        rows: Counter[str] = Counter()
+        try:
+            table = catalog.load_table(TABLE)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            return rows
+        finally:
+            catalog.close()
+        silver = f"s3://{self._prefix}-silver/"
+        copied = False
+        for task in table.scan().plan_files():
+            match = SILVER.match(task.file.file_path.removeprefix(silver))
+            copied |= match is None
+            if match is not None:
+                rows[match[1]] += task.file.record_count
+        if copied:
+            column = table.scan(row_filter=NotNull("_stem"), selected_fields=("_stem",)).to_arrow().column("_stem")
+            rows.update(text.partition(".")[0] for text in column.to_pylist())
+        return rows
+
+    async def _list(self, layer: str, prefix: str = "") -> dict[str, str]:
+        listed = self._store.list_objects(f"{self._prefix}-{layer}", prefix=prefix, recursive=True)
         return {entry.object_name or "": (entry.etag or "").strip('"') async for entry in listed}
 
     async def _ask_database(self, observed: Observed) -> None:
@@ -130,6 +167,7 @@ def compare(sources: Sequence[Source], observed: Observed, prefix: str) -> Findi
     _sources(findings, sources, observed, prefix)
     _layers(findings, observed, prefix)
     _plans(findings, observed)
+    _lake(findings, observed)
     _outcomes(findings, observed)
     _index(findings, observed, prefix)
     return findings
@@ -234,6 +272,28 @@ def _plans(findings: Findings, observed: Observed) -> None:
         findings.lost.append(f"the champion {observed.champion['model']} has no evaluation that promoted it")
 
 
+def _lake(findings: Findings, observed: Observed) -> None:
+    """Each SILVER object is in one plan of the lakehouse, each plan is committed once, each row is there once."""
+    silver = _stems(SILVER, observed.layers["silver"])
+    covered = Counter(given["stem"] for plan in observed.lake_plans.values() for given in plan["inputs"])
+    _one_each(findings, silver, covered, Counter(), "the lakehouse's plans")
+    planned = Counter(plan["stem"] for plan in observed.lake_plans.values())
+    commits = _stems(COMMIT, observed.layers["lake"])
+    _one_each(findings, planned, commits, _manifests("lakehouse", observed), "lake")
+    wanted = {
+        event["stem"]: event["rows_out"]
+        for event in observed.events
+        if (event["kind"], event["stage"]) == ("outcome", "transformer") and event["stem"] in silver
+    }
+    for stem, rows in wanted.items():
+        found = observed.rows[stem]
+        if found < rows:
+            findings.lost.append(f"{stem}: {found} of {rows} rows are in the table")
+        elif found > rows:
+            findings.doubled_artifacts.append(f"{stem}: {found} rows in the table, of {rows}")
+    findings.doubled_artifacts += [f"{stem} in the table comes from nothing" for stem in observed.rows.keys() - silver]
+
+
 def _one_each(
     findings: Findings, wanted: Counter[str], found: Counter[str], rejected: Counter[str], where: str
 ) -> None:
@@ -274,6 +334,7 @@ def _outcomes(findings: Findings, observed: Observed) -> None:
         ("outcome", "transformer"): _stems(RAW, observed.layers["raw"]),
         ("outcome", "trainer"): Counter(plan["stem"] for plan in observed.plans.values()),
         ("outcome", "evaluator"): _stems(MODEL, observed.layers["models"]),
+        ("outcome", "lakehouse"): Counter(plan["stem"] for plan in observed.lake_plans.values()),
     }
     for (kind, stage), names in wanted.items():
         stored = events[kind, stage]
@@ -293,7 +354,8 @@ def _index(findings: Findings, observed: Observed, prefix: str) -> None:
     known: dict[str, set[str]] = defaultdict(set)
     for uri, etag in observed.artifacts:
         known[uri].add(etag)
-    for layer, pattern in (("raw", RAW), ("silver", SILVER), ("models", MODEL), ("eval", EVALUATION)):
+    kinds = (("raw", RAW), ("silver", SILVER), ("lake", COMMIT), ("models", MODEL), ("eval", EVALUATION))
+    for layer, pattern in kinds:
         for key, etag in observed.layers[layer].items():
             if not pattern.match(key):
                 continue

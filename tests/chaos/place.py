@@ -33,6 +33,9 @@ SETTINGS = {
     "ACEQUIA_AUDITOR_CATCH_UP_INTERVAL": "20",
     "ACEQUIA_PLAN_STALE_AFTER": "4",
     "ACEQUIA_PLAN_RENEW_EVERY": "1",
+    "ACEQUIA_LAKEHOUSE_MAINTAIN_EVERY": "15",
+    "ACEQUIA_LAKEHOUSE_COMPACT_FILES": "8",
+    "ACEQUIA_LAKEHOUSE_MOST_SNAPSHOTS": "10",
     "ACEQUIA_TRAINER_N_ESTIMATORS": "10",
     "ACEQUIA_TRAINER_WINDOW_OBJECTS": "5",
     "ACEQUIA_TRAINER_MIN_HOLDOUT": "10",
@@ -69,6 +72,7 @@ class Place:
                 "MINIO_ENDPOINT": f"{HOST}:{self.proxies['minio'].port}",
                 "RABBITMQ_URL": self.stack.amqp_url_by(self.proxies["rabbitmq"].port),
                 "PG_PORT": str(self.proxies["postgresql"].port),
+                "ACEQUIA_LAKEHOUSE_CATALOG_URI": self._catalog_uri(self.proxies["postgresql"].port),
                 "ACEQUIA_TEMP_DIR": str(self.temp),
                 "TMPDIR": str(self.temp),
             },
@@ -115,6 +119,22 @@ class Place:
             "user": servers.USER,
             "password": self.stack.passwords["postgresql"],
             "database": servers.USER,
+        }
+
+    def _catalog_uri(self, port: int) -> str:
+        password = self.stack.passwords["postgresql"]
+        return f"postgresql+psycopg://{servers.USER}:{password}@{HOST}:{port}/{servers.USER}"
+
+    @property
+    def lake(self) -> dict[str, str]:
+        """What pyiceberg wants to know of the catalog."""
+        return {
+            "type": "sql",
+            "uri": self._catalog_uri(self.stack.ports.postgresql),
+            "s3.endpoint": f"http://{HOST}:{self.stack.ports.minio}",
+            "s3.access-key-id": servers.USER,
+            "s3.secret-access-key": self.stack.passwords["minio"],
+            "s3.region": "us-east-1",
         }
 
     # what is left

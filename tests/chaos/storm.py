@@ -139,7 +139,7 @@ class Storm:
                 place.mangler.gentle = True
                 lap("storm")
                 telling.cancel()
-                reader = Reader(place.minio(session, direct=True), PREFIX, place.database)
+                reader = Reader(place.minio(session, direct=True), PREFIX, place.database, place.lake)
                 for name in REPLICAS:
                     await asyncio.to_thread(fleet.wait_ready, name, READY_SECONDS)
                 observed, findings = await self._settled(reader, load.sources)

@@ -1,6 +1,7 @@
 """A suite that finds nothing must be one that could have: what it compares, and what its proxy does."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from random import Random
@@ -17,6 +18,7 @@ AT = "network_events/date=2026-01-02"
 STEM, PLAN = "network_events_20260102_030405_0123456789abcdef_0001", "network_events_20260102_030406_plan_000001"
 RAW, SILVER = f"{AT}/{STEM}.parquet", f"{AT}/{STEM}.v1-aaaaaa.parquet"
 MODEL, EVALUATION = f"{AT}/{PLAN}.v1-bbbbbb/model.json", f"{AT}/{PLAN}.v1-cccccc/evaluation.json"
+COMMIT = f"{AT}/{PLAN}.v1-eeeeee/commit.json"
 SOURCES = [Source(0, "request", "key", rows=10, run_id="run")]
 
 
@@ -29,6 +31,7 @@ def settled() -> Observed:
         "silver": {SILVER: "s"},
         "models": {MODEL: "m", f"{AT}/{PLAN}.v1-bbbbbb/model-1.skops": "x", "network_events/champion.json": "c"},
         "eval": {EVALUATION: "e"},
+        "lake": {COMMIT: "l"},
         "quarantine": {},
         "ledger": {"done/run.json": "d"},
     }
@@ -40,16 +43,24 @@ def settled() -> Observed:
         models={MODEL: {"artifact": {"key": f"{AT}/{PLAN}.v1-bbbbbb/model-1.skops", "sha256": "sum"}}},
         evaluations={EVALUATION: {"model": f"{PLAN}.v1-bbbbbb", "promoted": True}},
         champion={"model": f"{PLAN}.v1-bbbbbb"},
+        lake_plans={1: {"number": 1, "stem": PLAN, "inputs": [{"stem": STEM}]}},
+        rows=Counter({STEM: 9}),
         sums={f"{AT}/{PLAN}.v1-bbbbbb/model-1.skops": "sum"},
         events=[
             {"kind": "accepted", "stage": "ingestor", "run_id": "run", "stem": None},
             {**outcome, "stage": "ingestor", "run_id": "run", "stem": STEM, "rows_out": 10, "rows_duplicate": 0},
             *({**outcome, "stage": s, "run_id": "run", "stem": STEM} for s in ("transformer",)),
-            *({**outcome, "stage": s, "run_id": "other", "stem": PLAN} for s in ("trainer", "evaluator")),
+            *({**outcome, "stage": s, "run_id": "other", "stem": PLAN} for s in ("trainer", "lakehouse", "evaluator")),
         ],
         artifacts=[
             (f"s3://{PREFIX}-{layer}/{key}", layers[layer][key])
-            for layer, key in (("raw", RAW), ("silver", SILVER), ("models", MODEL), ("eval", EVALUATION))
+            for layer, key in (
+                ("raw", RAW),
+                ("silver", SILVER),
+                ("lake", COMMIT),
+                ("models", MODEL),
+                ("eval", EVALUATION),
+            )
         ],
     )
 
@@ -69,12 +80,15 @@ LOST: dict[str, Callable[[Observed], Any]] = {
     "a SILVER object": lambda o: o.layers["silver"].clear(),
     "a plan": lambda o: o.plans.clear(),
     "a model": lambda o: o.layers["models"].pop(MODEL),
+    "a plan of the lakehouse": lambda o: o.lake_plans.clear(),
+    "a plan's commit": lambda o: o.layers["lake"].clear(),
+    "a row of the table": lambda o: o.rows.subtract({STEM: 1}),
     "an evaluation": lambda o: o.layers["eval"].clear(),
     "the champion's evaluation": lambda o: o.champion.update({"model": "another"}),  # type: ignore[union-attr, attr-defined]
     "an acceptance": lambda o: o.events.remove(_event(o, "accepted", "ingestor")),
     **{
         f"an outcome of the {stage}": lambda o, stage=stage: o.events.remove(_event(o, "outcome", stage))
-        for stage in ("ingestor", "transformer", "trainer", "evaluator")
+        for stage in ("ingestor", "transformer", "trainer", "lakehouse", "evaluator")
     },
     "an artifact of the index": lambda o: o.artifacts.pop(),
 }
@@ -93,6 +107,9 @@ DOUBLED_ARTIFACTS: dict[str, Callable[[Observed], Any]] = {
     "two SILVER objects": lambda o: o.layers["silver"].update({f"{AT}/{STEM}.v1-dddddd.parquet": "s"}),
     "a SILVER object of no RAW one": lambda o: o.layers["silver"].update({f"{AT}/{ANOTHER}.v1-aaaaaa.parquet": "s"}),
     "two plans for one object": lambda o: o.plans.update({2: {**o.plans[1], "number": 2}}),
+    "a row that is twice in the table": lambda o: o.rows.update({STEM: 1}),
+    "a row of no SILVER object": lambda o: o.rows.update({ANOTHER: 1}),
+    "two plans of the lakehouse for one object": lambda o: o.lake_plans.update({2: {**o.lake_plans[1], "number": 2}}),
     "two models of one plan": lambda o: o.layers["models"].update({MODEL.replace("bbbbbb", "dddddd"): "m"}),
     "two evaluations": lambda o: o.layers["eval"].update({EVALUATION.replace("cccccc", "dddddd"): "e"}),
 }
