@@ -177,3 +177,21 @@ async def test_a_full_refresh_moves_everything_and_the_next_load_goes_on_from_th
     assert await table.moved(3) == [4]
     table.registered(things(compare_keys_every=timedelta(0)))
     assert (await table.load("things"))["things"]["rows"] == 0
+
+
+async def test_a_partitioned_table_is_a_table(desk: Desk) -> None:
+    desk.registered(things(compare_keys_every=timedelta(0)))
+    await desk.source.run(
+        "CREATE TABLE things (id bigint, label text, amount numeric(12, 2), updated_at timestamptz DEFAULT now(), "
+        "PRIMARY KEY (id)) PARTITION BY RANGE (id)",
+        "CREATE TABLE things_1 PARTITION OF things FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE things_2 PARTITION OF things FOR VALUES FROM (100) TO (200)",
+    )
+    await desk.insert(1, 101)
+    await desk.load("things")
+    await desk.source.run(
+        "UPDATE things SET amount = 1, updated_at = now() WHERE id = 101", "DELETE FROM things WHERE id = 1"
+    )
+    await desk.load("things")
+    assert await desk.moved(2) == [-1, 101]
+    await desk.same()

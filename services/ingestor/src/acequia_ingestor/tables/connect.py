@@ -22,6 +22,9 @@ _GONE = ("08", "53", "57P", "58", "40", "25006")  # connection, resources, shutd
 _FATAL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "is not permitted to log in")
 _DSN = ("connection info string", "invalid connection option", "invalid URI", "missing key/value")
 
+_WAITS = {"connect_timeout": 15, "keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4}
+"""libpq's, in seconds: a server that is gone is noticed while a message is in hand."""
+
 
 def query(name: str) -> str:
     """The text of `queries/<name>.sql`."""
@@ -122,7 +125,7 @@ def open_snapshot(
     `statement_timeout`: seconds; 0: none. TransientFailure (`source`) where the server can't be reached.
     """
     try:
-        connection = adbc.connect(dsn, autocommit=True)
+        connection = adbc.connect(_patient(dsn), autocommit=True)
     except (adbc.Error, OSError, pa.ArrowException) as error:
         raise translated(error) from error
     try:
@@ -140,6 +143,14 @@ def open_snapshot(
     finally:
         with suppress(adbc.Error, OSError, RuntimeError):  # what broke the connection is on its way
             connection.close()
+
+
+def _patient(dsn: str) -> str:
+    """The DSN with an end to waiting for a server that does not answer, unless it says of itself how long."""
+    told = [f"{name}={value}" for name, value in _WAITS.items() if name not in dsn]
+    if "://" in dsn:
+        return dsn + ("&" if "?" in dsn else "?") + "&".join(told) if told else dsn
+    return " ".join([dsn, *told])
 
 
 def translated(  # noqa: PLR0911 - a table of errors
