@@ -54,9 +54,7 @@ def read(path: Path, dataset: Dataset) -> Iterator[Chunk]:
         if not header.names:
             yield done(texts, no_rejected())
             continue
-        fields = flow_fields(
-            NAMES, header.places, dataset.lowered, quick={"timestamp": in_form("%Y-%m-%d %H:%M:%S%.f")}
-        )
+        fields = flow_fields(NAMES, header.places, dataset.lowered, quick={"timestamp": in_form("%Y-%m-%d %H:%M:%S")})
         rows, broken = typed(texts, fields, NULLS, strip=True)
         yield done(_counted(rows), broken)
 
