@@ -64,7 +64,8 @@ Start = Callable[..., dict[str, Any] | None]
 def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Start the house in a process of its own: what it tells at its end, or None where it was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([live.__module__, "acequia_trainer.train", "acequia_evaluator.evaluate", "acequia_lakehouse.lake"])
+    work = ("acequia_trainer.train", "acequia_evaluator.evaluate", "acequia_lakehouse.lake")
+    context.set_forkserver_preload([live.__module__, *work])
 
     def run(
         place: Place, step: str | None = None, upload: Path | None = None, request: dict[str, Any] | None = None

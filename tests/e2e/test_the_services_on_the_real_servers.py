@@ -89,6 +89,9 @@ def drop(fleet: Fleet, stack: Any, key: str, data: bytes, **metadata: str) -> No
     asyncio.run(put())
 
 
+ONE_EACH = {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
+
+
 def outcomes(page: dict[str, Any]) -> Counter[str]:
     return Counter(stage for stage, events in page["stages"].items() for event in events if event["kind"] == "outcome")
 
@@ -252,7 +255,7 @@ def test_a_service_killed_in_the_middle_of_a_run_finishes_it_when_started_again(
     fleet.kill(name)
     fleet.start(name)
     page = fleet.finished(run_id)
-    assert outcomes(page) == {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
+    assert outcomes(page) == ONE_EACH
     assert_rows_add_up(page)
     stem = page["artifacts"]["raw"][0].rpartition("/")[2].removesuffix(".parquet")
     for layer in (Layer.RAW, Layer.SILVER):
@@ -265,7 +268,7 @@ def test_what_came_while_services_were_down_is_done_when_they_come_in_any_order(
     run_id = fleet.post(rows=40, seed=99).json()["run_id"]
     fleet.wait(lambda: fleet.page(run_id).get("rows_raw") == 40, "the ingestor needs nobody")
     fleet.start("evaluator", "trainer", "lakehouse", "transformer")
-    assert outcomes(fleet.finished(run_id)) == {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
+    assert outcomes(fleet.finished(run_id)) == ONE_EACH
 
 
 def test_an_object_whose_event_was_lost_is_brought_through(fleet: Fleet, stack: Any) -> None:
@@ -318,7 +321,7 @@ def test_without_postgresql_ingesting_goes_on_and_the_record_is_complete_afterwa
     finally:
         stack.start_one("postgresql")
     page = fleet.finished(answer.json()["run_id"])
-    assert outcomes(page) == {"ingestor": 1, "transformer": 1, "trainer": 1, "lakehouse": 1, "evaluator": 1}
+    assert outcomes(page) == ONE_EACH
 
 
 def fleet_evaluated(fleet: Fleet, stack: Any, run_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the auditor, the reconciler and the lakehouse answer, at the ingestor's address, so that a user needs one URL."""
+"""What the auditor, the reconciler and the lakehouse answer, at the ingestor's address: a user needs one URL."""
 
 import json
 import logging
