@@ -523,6 +523,13 @@ def test_a_line_that_never_ends_is_one_rejected_record_in_bounded_memory(people:
     assert len(read.refused["raw"][0]) <= 64 * 2**10
 
 
+def test_lines_that_all_open_a_quote_are_given_up_one_by_one(people: People) -> None:
+    header = "Inicio;Tipo;" + ";".join(f"c{n}" for n in range(500))
+    read = people("\n".join([header, *['x";"y'] * 20_000, "20/12/2025;a" + ";" * 500]), EVENTS)
+    assert read.column("_line") == [20_002]
+    assert read.rejected == {"open_quote": 20_000}
+
+
 def test_too_many_columns_are_refused(people: People) -> None:
     with pytest.raises(RejectedInput) as caught:
         people(sensors("x", header="Fecha;Amp;Hz;" + ";".join(f"c{n}" for n in range(3000))))

@@ -7,6 +7,7 @@ to close costs its own line, and the lines behind it are read as ever.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,8 +88,8 @@ def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> 
 
     `width`: how many fields a record of several lines has to have, or it is none. `last`: no line comes after these.
     """
-    line, sound = pl.col("line"), pl.col("fault").is_null()
-    quoted = line.str.contains('"', literal=True) & ~line.str.starts_with("#") & sound
+    line = pl.col("line")
+    quoted = line.str.contains('"', literal=True) & ~line.str.starts_with("#") & pl.col("fault").is_null()
     odd = (
         lines.select(quoted.arg_true()).to_series() if lines.select(quoted.any()).item() else pl.Series(dtype=pl.Int64)
     )
@@ -99,6 +100,10 @@ def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> 
     joined: dict[int, str] = {}
     swallowed: list[int] = []
     broken: list[int] = []
+    following: list[str] | None = None
+    faulty: list[int] = []
+    # each line of a record is looked at once; far more than that are lines whose quotes mean nothing
+    looked_at, most = 0, 2 * lines.height + 100 * MAX_RECORD_LINES
     beyond = lines.height
     next_ = 0
     for at, text in zip(odd.to_list(), lines["line"].gather(odd).to_list(), strict=True):
@@ -106,12 +111,16 @@ def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> 
             continue
         record = quotes.fields((text,))
         if record is None:
-            window = lines.slice(at, MAX_RECORD_LINES)
-            faults = window["fault"].is_not_null().arg_true()
-            texts = window["line"].head(int(faults[0]) if faults.len() else window.height).to_list()
-            record = quotes.fields(texts)
-            goes_on = not last and window.height < MAX_RECORD_LINES and not faults.len()
-            if record is None and goes_on and window["line"].str.len_bytes().sum() <= MAX_LINE_BYTES:
+            if following is None:
+                following = lines["line"].to_list()
+                faulty = lines["fault"].is_not_null().arg_true().to_list()
+            end = min(at + MAX_RECORD_LINES, len(following))
+            sound = faulty[n] if (n := bisect_left(faulty, at)) < len(faulty) else end
+            texts = following[at : min(end, sound)]
+            looked_at += len(texts)
+            record = quotes.fields(texts) if looked_at <= most else None
+            goes_on = not last and end == len(following) and end - at < MAX_RECORD_LINES and sound >= end
+            if record is None and goes_on and sum(map(len, texts)) <= MAX_LINE_BYTES:
                 beyond = at
                 break
             if record is None or not fits(record[0], width):
