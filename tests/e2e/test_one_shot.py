@@ -25,6 +25,7 @@ from acequia.topology import topology
 from acequia_ingestor.samples import changes_script, rows_script, schema_script
 from acequia_lakehouse.catalog import Place, open_catalog
 from acequia_lakehouse.settings import LakehouseSettings
+from harness.fleet import Fleet
 
 pytestmark = pytest.mark.stack
 
@@ -73,7 +74,7 @@ class Workplace:
 
     @property
     def catalog_uri(self) -> str:
-        return f"sqlite:///{self.folder / 'catalog.sqlite'}"
+        return self.dsn.replace("postgresql:", "postgresql+psycopg:")
 
     def settings(self, **more: str) -> None:
         told = {"ACEQUIA_BUCKET_PREFIX": self.buckets.prefix, "ACEQUIA_LAKEHOUSE_CATALOG_URI": self.catalog_uri} | more
@@ -123,8 +124,8 @@ class Workplace:
     def lake(self, dataset: str) -> list[tuple[str, ...]]:
         """Keys of the lakehouse's table, sorted; each row has one."""
         settings = LakehouseSettings(catalog_uri=SecretStr(self.catalog_uri))
-        catalog = open_catalog(settings, Place.on_server(self.minio, self.buckets))
-        frame = catalog.load_table(("silver", dataset)).scan().to_polars()
+        with open_catalog(settings, Place.on_server(self.minio, self.buckets)) as catalog:
+            frame = catalog.load_table(("silver", dataset)).scan().to_polars()
         return sorted(tuple(map(str, row)) for row in frame.select(KEYS[dataset]).iter_rows())
 
     async def at_the_source(self, dataset: str) -> list[tuple[str, ...]]:
@@ -140,6 +141,14 @@ class Workplace:
             here, there = await asyncio.to_thread(self.lake, dataset), await self.at_the_source(dataset)
             if here != there:
                 found[dataset] = (len(here), len(there))
+        return found
+
+    async def notified(self) -> list[list[str]]:
+        """What the buckets of RAW and SILVER notify whom of."""
+        found = []
+        for layer in (Layer.RAW, Layer.SILVER):
+            told = await self.store._client.get_bucket_notification(self.buckets.of(layer))
+            found.append(sorted(f"{queue.config_id} {queue.queue}" for queue in told.queue_config_list or ()))
         return found
 
     async def open_commands(self) -> int:
@@ -292,3 +301,33 @@ async def test_with_an_audit_database_its_records_are_stored_before_it_ends(plac
     ]
     merged = "SELECT count(*) FROM acequia.audit_events WHERE stage = 'lakehouse' AND status = 'SUCCESS'"
     assert await place.connection.fetchval(merged) == 1
+
+
+async def test_beside_a_running_installation_each_thing_is_done_once_and_its_notifications_stay(
+    place, stack, clean_queues, tmp_path
+):
+    await clean_queues((1, 2, 2))
+    tables = ("accounts", "payments")
+    env = {
+        **stack.env,
+        "ACEQUIA_BUCKET_PREFIX": place.buckets.prefix,
+        "ACEQUIA_LAKEHOUSE_CATALOG_URI": place.catalog_uri,
+    }
+    (tmp_path / "logs").mkdir()
+    fleet = Fleet(env, tmp_path / "logs")
+    try:
+        await asyncio.to_thread(fleet.start, "lakehouse", "transformer")
+        before = await place.notified()
+
+        codes = [(await place.run("--tables", *tables))[0]]
+        await place.changes(30, seed=4)
+        codes.append((await place.run("--tables", *tables, "--full-refresh"))[0])
+    finally:
+        await asyncio.to_thread(fleet.close)
+
+    assert codes == [0, 0]
+    assert await place.differing(*tables) == {}
+    assert all(before) and await place.notified() == before
+    silver = [info.key async for info in place.store.list_objects(Layer.SILVER)]
+    raw = [info.key async for info in place.store.list_objects(Layer.RAW)]
+    assert len(silver) == len(raw)
