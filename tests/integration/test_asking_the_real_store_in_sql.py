@@ -188,7 +188,7 @@ async def test_an_object_that_goes_after_it_was_opened_is_known_to_be_gone(
         with open_engine(files, memory="1GB", temp=tmp_path) as engine:
             [relation] = found
             await asyncio.to_thread(relation.create, engine, files)
-            [path] = files.files
+            [path] = files.glob("acequia://bronze/sensor_data/**")
             opened = files.open(path)
             await servers.store.remove(Layer.RAW, key)
 

@@ -7,7 +7,7 @@ A dataset without an object, or without a table yet, is empty, with its columns.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from acequia.datasets import Dataset, Registry
 from acequia_cli.complaints import WrongUse
-from acequia_cli.stored import Installation, RawObject, SnapshotFiles, StoredFile
+from acequia_cli.stored import Files, Installation, SnapshotFiles
 from acequia_cli.times import moment
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Relation:
     name: str
     columns: Mapping[str, str]
     """Of those that are known before a file is read: name and DuckDB's type."""
-    files: Mapping[str, StoredFile]
+    files: Files | None = None
     open_columns: bool = False
     """Whether the files may have columns beside these."""
     dated: bool = False
@@ -72,7 +72,7 @@ class Relation:
     def select(self, engine: duckdb.DuckDBPyConnection, files: SnapshotFiles) -> str:
         """A query that gives its rows in `engine`, which reads by `files`."""
         parts = []
-        if self.files:
+        if self.files is not None and len(self.files):
             parts.append(self._reading(files.add(f"{self.schema}/{self.name}", self.files)))
         if self.merged is not None:
             table = quoted(f"merged_{self.name}")
@@ -125,15 +125,14 @@ def known_tables(registry: Registry, tables: Iterable[str]) -> frozenset[tuple[s
 # bronze
 
 
-def bronze(dataset: Dataset, objects: Sequence[RawObject], as_of: AsOf | None) -> Relation:
+def bronze(dataset: Dataset, objects: Files) -> Relation:
     """The dataset in RAW. What has a key may have columns beside the dataset's; all else has those and `_line`."""
     columns = dict(dataset.stored_schema) if dataset.key else {**dataset.schema, LINE: pl.Int64()}
-    chosen = [each for each in objects if as_of is None or each.modified <= as_of.moment]
     return Relation(
         "bronze",
         dataset.name,
         types_of(columns),
-        {f"date={each.name.stem.date}/{each.name.stem}.parquet": each.file for each in chosen},
+        objects,
         open_columns=bool(dataset.key),
         dated=True,
     )
@@ -179,7 +178,7 @@ async def plan(
             if schema == "bronze":
                 if name not in registry:
                     raise _unknown(schema, name, known)
-                relations.append(bronze(registry[name], await installation.raw(name), then))
+                relations.append(bronze(registry[name], await installation.raw(name, then.moment if then else None)))
             else:
                 assert lake is not None
                 dataset = registry[name] if ("silver", name) in known and name in registry else None

@@ -18,7 +18,7 @@ from pyiceberg.table.snapshots import Snapshot
 from acequia.datasets import DELETED, Dataset
 from acequia_cli.complaints import CommandFailed, WrongUse
 from acequia_cli.relations import LINE, AsOf, Relation, duckdb_types, types_of
-from acequia_cli.stored import StoredFile
+from acequia_cli.stored import Files
 from acequia_lakehouse.problems import translated
 from acequia_lakehouse.tables import STEM
 from acequia_transformer.features import FEATURES
@@ -66,7 +66,7 @@ class Lake:
             table = self.table(name)
             if table is not None:
                 return _relation(table, name, as_of)
-        return None if dataset is None else Relation("silver", name, _columns_of(dataset), {})
+        return None if dataset is None else Relation("silver", name, _columns_of(dataset))
 
     def moment_of(self, snapshot_id: int) -> datetime:
         """When the table that has the snapshot was so. WrongUse where none has it."""
@@ -82,7 +82,7 @@ class Lake:
 def _relation(table: Table, name: str, as_of: AsOf | None) -> Relation:
     snapshot = _snapshot(table, name, as_of)
     if snapshot is None:
-        return Relation("silver", name, duckdb_types(schema_to_pyarrow(table.schema(), include_field_ids=False)), {})
+        return Relation("silver", name, duckdb_types(schema_to_pyarrow(table.schema(), include_field_ids=False)))
     scan = table.scan(snapshot_id=snapshot.snapshot_id)
     schema = scan.projection()
     tasks = list(scan.plan_files())
@@ -92,15 +92,17 @@ def _relation(table: Table, name: str, as_of: AsOf | None) -> Relation:
         "silver",
         name,
         duckdb_types(schema_to_pyarrow(schema, include_field_ids=False)),
-        {f"{number:06d}.parquet": _lake_file(table, task) for number, task in enumerate(plain)},
+        _files(table, plain),
         merged=partial(_merge, table, schema, merged) if merged else None,
         snapshot=snapshot.snapshot_id,
     )
 
 
-def _lake_file(table: Table, task: FileScanTask) -> StoredFile:
-    location = task.file.file_path
-    return StoredFile(task.file.file_size_in_bytes, lambda: table.io.new_input(location).open())
+def _files(table: Table, tasks: Sequence[FileScanTask]) -> Files:
+    """By number: they lie anywhere."""
+    places = {f"{number:06d}.parquet": task.file.file_path for number, task in enumerate(tasks)}
+    sizes = {f"{number:06d}.parquet": task.file.file_size_in_bytes for number, task in enumerate(tasks)}
+    return Files(sizes, lambda path: table.io.new_input(places[path]).open())
 
 
 def _merge(table: Table, schema: Any, tasks: Sequence[FileScanTask]) -> pa.RecordBatchReader:

@@ -38,21 +38,16 @@ NAMED = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file that a query may read."""
+class Files:
+    """The files of a table that a query may read. Memory: some 300 bytes for each."""
 
-    size: int
-    open: Callable[[], "pa.NativeFile"]
+    sizes: Mapping[str, int]
+    """By path below the table, in order."""
+    open: Callable[[str], "pa.NativeFile"]
     """For reading at any place; FileNotFoundError where it is gone."""
 
-
-@dataclass(frozen=True, slots=True)
-class RawObject:
-    """An object of RAW as it was listed."""
-
-    name: Name
-    modified: datetime
-    file: StoredFile
+    def __len__(self) -> int:
+        return len(self.sizes)
 
 
 class Installation(Protocol):
@@ -60,8 +55,8 @@ class Installation(Protocol):
 
     settings: AcequiaSettings
 
-    async def raw(self, dataset: str) -> list[RawObject]:
-        """The dataset's objects in RAW now, the oldest first."""
+    async def raw(self, dataset: str, until: datetime | None) -> Files:
+        """The dataset's objects in RAW now, or those of now that were written until then, the oldest first."""
         ...
 
     def catalog(self) -> "Catalog | None":
@@ -135,22 +130,23 @@ class Folder:
         self._data = data
         self._env_file = env_file
 
-    async def raw(self, dataset: str) -> list[RawObject]:
-        return await asyncio.to_thread(lambda: sorted(self._walk(dataset), key=lambda o: str(o.name.stem)))
+    async def raw(self, dataset: str, until: datetime | None) -> Files:
+        folder = self._data / "store" / self.settings.buckets.of(Layer.RAW) / dataset
+        sizes = await asyncio.to_thread(lambda: dict(sorted(self._walk(folder, until))))
+        return Files(sizes, lambda path: pa.OSFile(str(folder / path)))
 
-    def _walk(self, dataset: str) -> Iterator[RawObject]:
-        bucket = self._data / "store" / self.settings.buckets.of(Layer.RAW)
-        for day in _entries(bucket / dataset):
+    def _walk(self, folder: Path, until: datetime | None) -> Iterator[tuple[str, int]]:
+        """Path below the dataset's folder, and size."""
+        for day in _entries(folder):
             for path in _entries(day):
-                name = Name.of_key(path.relative_to(bucket).as_posix())
-                if name is None or name.variant is not None or name.stem.dataset != dataset:
+                if not _is_raw(folder.name, below := f"{day.name}/{path.name}"):
                     continue
                 try:
                     about = path.stat()
                 except FileNotFoundError:
                     continue  # it went meanwhile
-                file = StoredFile(about.st_size, partial(pa.OSFile, str(path)))
-                yield RawObject(name, datetime.fromtimestamp(about.st_mtime, UTC), file)
+                if until is None or datetime.fromtimestamp(about.st_mtime, UTC) <= until:
+                    yield below, about.st_size
 
     def catalog(self) -> "Catalog | None":
         from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog  # noqa: PLC0415 - see relations.plan
@@ -163,6 +159,12 @@ class Folder:
 
     def namespace(self) -> str:
         return load(LakehouseSettings, _env_file=self._env_file).namespace
+
+
+def _is_raw(dataset: str, below: str) -> bool:
+    """Whether the key `<dataset>/<below>` is one of RAW's."""
+    name = Name.of_key(f"{dataset}/{below}")
+    return name is not None and name.variant is None and name.stem.dataset == dataset
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -192,16 +194,15 @@ class Servers:
             request_timeout=60,
         )
 
-    async def raw(self, dataset: str) -> list[RawObject]:
-        bucket = self.settings.buckets.of(Layer.RAW)
-        found = []
-        async for info in self._store.list_objects(Layer.RAW, f"{dataset}/"):
-            name = Name.of_key(info.key)
-            if name is None or name.variant is not None or name.stem.dataset != dataset:
-                continue
-            file = StoredFile(info.bytes, partial(self._files.open_input_file, f"{bucket}/{info.key}"))
-            found.append(RawObject(name, info.last_modified, file))
-        return found
+    async def raw(self, dataset: str, until: datetime | None) -> Files:
+        folder = f"{dataset}/"
+        sizes = {}
+        async for info in self._store.list_objects(Layer.RAW, folder):
+            below = info.key.removeprefix(folder)
+            if _is_raw(dataset, below) and (until is None or info.last_modified <= until):
+                sizes[below] = info.bytes
+        place = f"{self.settings.buckets.of(Layer.RAW)}/{folder}"
+        return Files(sizes, lambda path: self._files.open_input_file(place + path))
 
     def catalog(self) -> "Catalog | None":
         from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see relations.plan
@@ -227,38 +228,42 @@ class SnapshotFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def __init__(self) -> None:
         super().__init__()
-        self.files: dict[str, StoredFile] = {}
+        self._tables: dict[str, Files] = {}
         self.gone: str | None = None
         """A file that was listed and is not there any more."""
         self.trouble: OSError | None = None
         """Why a file that is there could not be read."""
 
-    def add(self, place: str, files: Mapping[str, StoredFile]) -> str:
+    def add(self, place: str, files: Files) -> str:
         """Let `files` be read; the pattern that names them all. `place`: `<schema>/<table>`."""
-        self.files.update({f"{PROTOCOL}://{place}/{path}": file for path, file in files.items()})
+        self._tables[place] = files
         return f"{PROTOCOL}://{place}/**"
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        if not path.endswith("/**"):
-            return [path] if path in self.files else []
-        return [name for name in self.files if name.startswith(path.removesuffix("**"))]
+        files, below = self._split(path)
+        if below != "**":
+            return [path] if below in files.sizes else []
+        above = path.removesuffix(below)
+        return [above + name for name in files.sizes]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        return {"name": path, "size": self._file(path).size, "type": "file"}
+        return {"name": path, "size": self._size(path), "type": "file"}
 
     def modified(self, path: str) -> datetime:
         """They never change."""
-        self._file(path)
+        self._size(path)
         return datetime(1970, 1, 1, tzinfo=UTC)
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> "OpenFile":
         if mode != "rb":
             raise PermissionError(f"{path}: objects are only read")
-        return OpenFile(self._opened(path), self._file(path).size, partial(self._failed, path))
+        return OpenFile(self._opened(path), self._size(path), partial(self._failed, path))
 
     def _opened(self, path: str) -> "pa.NativeFile":
+        self._size(path)
+        files, below = self._split(path)
         try:
-            return self._file(path).open()
+            return files.open(below)
         except FileNotFoundError:
             self.gone = path
             raise
@@ -271,9 +276,19 @@ class SnapshotFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._opened(path).close()
         self.trouble = error
 
-    def _file(self, path: str) -> StoredFile:
+    def _size(self, path: str) -> int:
+        files, below = self._split(path)
         try:
-            return self.files[path]
+            return files.sizes[below]
+        except KeyError:
+            raise FileNotFoundError(path) from None
+
+    def _split(self, path: str) -> tuple[Files, str]:
+        """The files of the table that the path names, and what of it is below the table."""
+        schema, _, rest = path.removeprefix(f"{PROTOCOL}://").partition("/")
+        table, _, below = rest.partition("/")
+        try:
+            return self._tables[f"{schema}/{table}"], below
         except KeyError:
             raise FileNotFoundError(path) from None
 

@@ -24,7 +24,7 @@ from acequia_cli.engine import explained, in_thread, open_engine, telling_when_s
 from acequia_cli.progress import Tick, count, ticking
 from acequia_cli.relations import Relation, plan, quoted, text
 from acequia_cli.statement import SCHEMAS
-from acequia_cli.stored import Chosen, Installation, SnapshotFiles, StoredFile, reached
+from acequia_cli.stored import Chosen, Files, Installation, SnapshotFiles, reached
 
 MAGIC = b"DUCK"
 MAGIC_AT = 8
@@ -125,16 +125,17 @@ def _fill(
             "snapshot BIGINT, built_at TIMESTAMPTZ)"
         )
         for relation in relations:
-            tick(relation.full_name, f"{count(len(relation.files))} files")
+            number = 0 if relation.files is None else len(relation.files)
+            tick(relation.full_name, f"{count(number)} files")
             rows = _copy(engine, files, relation)
             tick(relation.full_name, f"{count(rows)} rows")
-            about = [relation.schema, relation.name, rows, len(relation.files), relation.snapshot, now]
+            about = [relation.schema, relation.name, rows, number, relation.snapshot, now]
             engine.execute(f"INSERT INTO {BUILT} VALUES (?, ?, ?, ?, ?, ?)", about)  # noqa: S608 - no value is in it
             built.append(
                 {
                     "table": relation.full_name,
                     "rows": rows,
-                    "files": len(relation.files),
+                    "files": number,
                     "snapshot": relation.snapshot,
                 }
             )
@@ -194,7 +195,7 @@ def _check_replaceable(file: Path, replace: bool) -> None:
 def _is_ours(file: Path) -> bool:
     """Read through the file system of queries, which takes no lock: somebody may have it open for writing."""
     files = SnapshotFiles()
-    pattern = files.add("old", {file.name: StoredFile(file.stat().st_size, partial(pa.OSFile, str(file)))})
+    pattern = files.add("a/warehouse", Files({file.name: file.stat().st_size}, lambda _: pa.OSFile(str(file))))
     schema, _, table = BUILT.partition(".")
     with duckdb.connect() as engine:
         engine.register_filesystem(files)

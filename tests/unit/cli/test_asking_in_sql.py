@@ -24,7 +24,7 @@ from pyiceberg.table import DataScan, FileScanTask
 
 from acequia.layers import Buckets, Layer
 from acequia_cli import engine, stored
-from acequia_cli.stored import SnapshotFiles, StoredFile
+from acequia_cli.stored import Files, SnapshotFiles
 
 from .laid import EVENTS, Laid, acequia
 
@@ -597,7 +597,7 @@ def test_the_engine_reaches_no_file_but_the_objects_whatever_it_is_told(tmp_path
     rows = tmp_path / "rows.parquet"
     EVENTS.write_parquet(rows)
     files = SnapshotFiles()
-    pattern = files.add("bronze/x", {"a.parquet": StoredFile(rows.stat().st_size, lambda: pa.OSFile(str(rows)))})
+    pattern = files.add("bronze/x", Files({"a.parquet": rows.stat().st_size}, lambda _: pa.OSFile(str(rows))))
     before = rows.read_bytes()
 
     with engine.open_engine(files, memory="1GB", temp=tmp_path / "temp") as duck:
@@ -657,9 +657,9 @@ class Vanishing:
         self._path = path
         walk = stored.Folder._walk
 
-        def walked(folder: stored.Folder, dataset: str) -> Any:
+        def walked(place: stored.Folder, folder: Path, until: datetime | None) -> Any:
             path.write_bytes(self._content)
-            found = list(walk(folder, dataset))
+            found = list(walk(place, folder, until))
             self.looks += 1
             if self.left:
                 self.left -= 1
