@@ -26,7 +26,7 @@ from acequia_lakehouse.catalog import Place, open_catalog
 from acequia_lakehouse.service import build_lakehouse
 from acequia_lakehouse.settings import LakehouseSettings
 
-from .conftest import AT, NEW, OLD, visits
+from .conftest import AT, NEW, OLD, REGISTRY, people, visits
 
 DATASET = "network_events"
 BUCKETS = Buckets("test")
@@ -61,11 +61,22 @@ async def running(workshop: Workshop, folder: Path, **settings: Any) -> AsyncIte
             await house.stop(5)
 
 
-async def put(workshop: Workshop, number: int, frame: pl.DataFrame, variant: str = OLD) -> Stem:
-    made = Stem(DATASET, AT + timedelta(seconds=number), f"{number:016x}", 1)
+async def put(
+    workshop: Workshop,
+    number: int,
+    frame: pl.DataFrame,
+    variant: str = OLD,
+    *,
+    dataset: str = DATASET,
+    load: str = "",
+    part: int = 1,
+) -> Stem:
+    made = Stem(dataset, AT + timedelta(seconds=number), f"{number:016x}", part)
     path = (workshop.temp_dir or Path()) / f"{made}.{variant}.parquet"
     frame.write_parquet(path)
     metadata = {"acequia-rows": str(frame.height), "acequia-run-id": str(UUID(int=number))}
+    if load:
+        metadata["acequia-load"] = load
     await workshop.store.put(Layer.SILVER, data_key(made, variant), path, metadata=metadata, content_type=PARQUET)
     return made
 
@@ -131,6 +142,25 @@ async def test_more_rows_than_a_plan_may_have_become_several_commits(workshop: W
         rows = (await tables(client))["silver.network_events"]["rows"]
 
     assert (sorted(d["rows_in"] for d in found), rows) == ([2, 4, 4], 10)
+
+
+async def test_the_parts_of_a_full_load_come_together_though_plans_apart_cover_them(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """The last plan names what the earlier ones covered, also where the lakehouse began anew in between."""
+    workshop.registry = REGISTRY
+    parts = [people(1, {1: "a"}, 1), people(1, {2: "b"}, 2), people(1, {3: "c"}, 3)]
+    states = []
+    for number, frame in enumerate(parts, 1):
+        async with running(workshop, tmp_path) as client:
+            load = f"1.full.{number}" + ("of3" if number == 3 else "")
+            await put(workshop, 1, frame, dataset="people", load=load, part=number)
+            found = await until(lambda documents, n=number: len(documents) == n, workshop)  # type: ignore[misc]
+            states.append((found[-1]["loads"][0]["state"], len((await tables(client)).keys())))
+            rows = (await tables(client)).get("silver.people", {}).get("rows")
+
+    assert (states, rows) == ([("staged", 0), ("staged", 0), ("replaced", 1)], 3)
+    assert len(found[-1]["record"]["inputs"]) == 3
 
 
 async def test_an_object_that_is_no_parquet_is_told_in_quarantine_and_the_service_goes_on(
