@@ -523,6 +523,13 @@ def test_a_line_that_never_ends_is_one_rejected_record_in_bounded_memory(people:
     assert len(read.refused["raw"][0]) <= 64 * 2**10
 
 
+def test_a_file_in_which_each_record_has_several_lines_is_read_to_its_end(people: People) -> None:
+    lines = [f'{n % 28 + 1}/12/2025;Paro;"a{n}\nb"' for n in range(6_000)]
+    read = people("\n".join(["Inicio;Tipo;Nota", *lines]) + "\n", EVENTS)
+    assert (read.rows.height, read.rejected) == (6_000, {})
+    assert read.column("comment")[-1] == "a5999\nb"
+
+
 def test_lines_that_all_open_a_quote_are_given_up_one_by_one(people: People) -> None:
     header = "Inicio;Tipo;" + ";".join(f"c{n}" for n in range(500))
     read = people("\n".join([header, *['x";"y'] * 20_000, "20/12/2025;a" + ";" * 500]), EVENTS)

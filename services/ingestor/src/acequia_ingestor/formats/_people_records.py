@@ -88,13 +88,7 @@ def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> 
 
     `width`: how many fields a record of several lines has to have, or it is none. `last`: no line comes after these.
     """
-    line = pl.col("line")
-    quoted = line.str.contains('"', literal=True) & ~line.str.starts_with("#") & pl.col("fault").is_null()
-    odd = (
-        lines.select(quoted.arg_true()).to_series() if lines.select(quoted.any()).item() else pl.Series(dtype=pl.Int64)
-    )
-    if odd.len():
-        odd = odd.filter(~lines["line"].gather(odd).str.contains(quotes.neat))
+    odd = _whose_quotes_matter(lines, quotes)
     fields: list[Sequence[str]] = []
     found: list[int] = []
     joined: dict[int, str] = {}
@@ -117,8 +111,8 @@ def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> 
             end = min(at + MAX_RECORD_LINES, len(following))
             sound = faulty[n] if (n := bisect_left(faulty, at)) < len(faulty) else end
             texts = following[at : min(end, sound)]
-            looked_at += len(texts)
             record = quotes.fields(texts) if looked_at <= most else None
+            looked_at += record[1] if record else len(texts)
             goes_on = not last and end == len(following) and end - at < MAX_RECORD_LINES and sound >= end
             if record is None and goes_on and sum(map(len, texts)) <= MAX_LINE_BYTES:
                 beyond = at
@@ -144,6 +138,14 @@ def assemble(lines: pl.DataFrame, quotes: Quotes, width: int, *, last: bool) -> 
     else:
         frame = frame.head(beyond)
     return Records(frame, fields), lines.slice(beyond)
+
+
+def _whose_quotes_matter(lines: pl.DataFrame, quotes: Quotes) -> pl.Series:
+    """The places of the lines that have to be looked at one by one."""
+    line = pl.col("line")
+    quoted = line.str.contains('"', literal=True) & ~line.str.starts_with("#") & pl.col("fault").is_null()
+    places = lines.select(quoted.arg_true()).to_series()
+    return places.filter(~lines["line"].gather(places).str.contains(quotes.neat)) if places.len() else places
 
 
 def _scattered(height: int, at: Sequence[int], values: Sequence[object], dtype: pl.DataType) -> pl.Series:
