@@ -46,7 +46,8 @@ INSERT INTO subscriptions VALUES (1, 'A', 'A', 'monthly', 1, 'MXN', NULL, true, 
 INSERT INTO account_subscriptions VALUES (md5('1')::uuid, 1, 1, 'active', 1, 0, now(), NULL, now());
 INSERT INTO payments
 SELECT
-    n, md5('1')::uuid, n % 100000 / 100.0, 'MXN', 'card', 'paid', jsonb_build_object('n', n), decode(md5(n::text), 'hex'),
+    n, md5('1')::uuid, n % 100000 / 100.0, 'MXN', 'card', 'paid', jsonb_build_object('n', n),
+    decode(md5(n::text), 'hex'),
     now() - make_interval(secs => n % 7776000), now() - make_interval(secs => n % 7776000)
 FROM generate_series(1, $rows) AS n;
 ANALYZE payments
@@ -103,8 +104,8 @@ async def _measure(rows: int, changes: int, folder: Path, host: str) -> dict[str
 def _bare(dsn: str, path: Path) -> None:
     with adbc.connect(dsn) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT payment_id, account_subscription_id::text, amount::text, currency::text, method::text, status::text, "
-            "details::text, receipt, paid_at, updated_at FROM payments ORDER BY payment_id"
+            "SELECT payment_id, account_subscription_id::text, amount::text, currency::text, method::text, "
+            "status::text, details::text, receipt, paid_at, updated_at FROM payments ORDER BY payment_id"
         )
         reader = cursor.fetch_record_batch()
         with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
