@@ -13,6 +13,9 @@ from acequia.datasets import DELETED, VERSION
 from acequia.events import Kind, Status
 from acequia.layers import Layer, Stem
 from acequia.work import Input, RejectedWhole, Work
+from acequia_cli.commands import Output
+from acequia_cli.complaints import CommandFailed, WrongUse
+from acequia_cli.sample_database import MakeSampleDatabase
 from acequia_ingestor.samples import changes_script, rows_script, schema_script
 from acequia_ingestor.sources.postgres import packs
 from acequia_transformer.transform import transform
@@ -207,3 +210,16 @@ async def test_in_silver_rows_that_break_the_contract_are_set_apart_with_all_the
     assert silver_of(desk, "things", wider, tmp_path).equals(wider)
     empty = raw.clear()
     assert silver_of(desk, "things", empty, tmp_path).equals(empty)
+
+
+async def test_the_sample_database_is_made_by_a_command_and_changed_by_another(desk: Desk) -> None:
+    output = Output.open(True)
+    dsn = desk.source.dsn
+    assert await MakeSampleDatabase(dsn, accounts=20, changes=0, seed=1).run(output) == 0
+    assert (await desk.load("accounts"))["accounts"]["rows"] == 20
+    with pytest.raises(WrongUse, match="--changes"):
+        await MakeSampleDatabase(dsn, accounts=20, changes=0, seed=1).run(output)
+    assert await MakeSampleDatabase(dsn, accounts=20, changes=30, seed=1).run(output) == 0
+    assert 0 < (await desk.load("accounts"))["accounts"]["rows"] < 30
+    with pytest.raises(CommandFailed):
+        await MakeSampleDatabase("postgresql://x@127.0.0.1:1/x", accounts=1, changes=0, seed=1).run(output)

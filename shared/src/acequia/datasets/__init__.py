@@ -75,7 +75,7 @@ class Table:
     compare_keys_every: timedelta | None = timedelta(days=1)
     """How often all keys are compared, to find rows that are gone. None: rows are never removed."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """SQL for canonical columns that are not just the column of that name."""
+    """SQL for canonical columns that are not just the column of that name; the table is `t`: `upper(t.name)`."""
     on_change: OnChange = OnChange.EVOLVE
     fresh_within: timedelta | None = timedelta(hours=48)
     """How old the newest change may be; needs `cursor`."""
