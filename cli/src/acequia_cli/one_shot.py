@@ -320,6 +320,8 @@ class Pages:
             progress = await self._looked_at(run_id)
             if progress is not None and not progress.waiting:
                 left.runs.discard(run_id)
+                if (state := _page(progress, 0, ())["state"]) != "done":
+                    log.warning("the run %s, which was left open, is %s", run_id, state)
             elif not await _dead_command(self._workshop.store, run_id):
                 count += 1
         if self._left_objects is None:
