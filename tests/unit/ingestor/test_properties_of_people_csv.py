@@ -28,6 +28,7 @@ TEXTS = st.text(
 )
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS, SEPARATOR, st.booleans())
 def test_what_a_program_writes_as_csv_is_split_as_it_was_put_together(
     one: str, two: str, separator: str, quote_all: bool
@@ -42,6 +43,7 @@ def test_what_a_program_writes_as_csv_is_split_as_it_was_put_together(
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False).map(lambda n: round(n, 3))
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBERS, min_size=1, max_size=20), st.sampled_from(",."), st.sampled_from(["", "other", " ", "'"]))
 def test_a_number_that_was_written_with_a_decimal_mark_and_groups_is_read_as_it_was(
     numbers: list[float], mark: str, group: str
@@ -55,6 +57,7 @@ SPELLED = ("%d/%m/%Y %H:%M", "%d-%m-%Y %I:%M %p", "%Y-%m-%d %H:%M", "%d.%m.%y %H
 MONTHS = ("enero", "feb.", "MARZO", "abr", "Mayo", "jun", "julio", "ago.", "septiembre", "oct", "Noviembre", "dic")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.datetimes(datetime(1970, 1, 1), datetime(2069, 12, 31)), min_size=1, max_size=10),  # noqa: DTZ001
     st.sampled_from([*SPELLED, "named"]),
@@ -67,6 +70,7 @@ def test_a_moment_that_was_written_day_first_is_read_as_it_was(moments: list[dat
     assert read_times("dmy", "UTC", MOMENT)(pl.Series("t", written)).to_list() == whole
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(2000, 1, 1), datetime(2060, 1, 1)), st.integers(-12 * 60, 14 * 60))  # noqa: DTZ001
 def test_an_offset_that_is_written_counts(moment: datetime, minutes: int) -> None:
     sign = "-" if minutes < 0 else "+"
@@ -75,6 +79,7 @@ def test_an_offset_that_is_written_counts(moment: datetime, minutes: int) -> Non
     assert read == moment.replace(microsecond=0, tzinfo=UTC) - timedelta(minutes=minutes)
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
