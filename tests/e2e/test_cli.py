@@ -114,7 +114,7 @@ def test_a_demo_accounts_for_each_row_and_its_artifacts_lie_on_the_disk(first: d
     assert first["state"] == "done"
     assert first["rows_in"] == first["rows_raw"] == 1000
     assert first["rows_in"] == first["rows_silver"] + first["rows_duplicate"] + first["rows_quarantined"]
-    assert set(first["artifacts"]) == {"raw", "silver", "models", "eval"}
+    assert set(first["artifacts"]) == {"raw", "silver", "lake", "models", "eval"}
     assert all(Path(path).is_file() for path in first["paths"].values())
     assert "roc_auc" in first["metrics"] and first["model"] and first["seconds"] > 0
 
