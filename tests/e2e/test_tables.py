@@ -44,7 +44,8 @@ async def test_the_tables_of_a_pack_come_through_and_everything_adds_up(
         await shop.execute(schema_script())
         await shop.execute(rows_script(accounts=60, at=datetime.now(UTC)))
         page = await ask(client)
-        assert (page["state"], page["dataset"], page["raw_objects"], page["silver_objects"]) == ("done", "_tables", 8, 8)
+        assert (page["state"], page["dataset"]) == ("done", "_tables")
+        assert (page["raw_objects"], page["silver_objects"]) == (8, 8)
         assert page["rows_in"] == page["rows_silver"] + page["rows_duplicate"] + page["rows_quarantined"]
         tables = page["stages"]["ingestor"][-1]["parameters"]["tables"]
         assert sum(table["rows"] for table in tables.values()) == page["rows_in"] > 600
@@ -64,7 +65,9 @@ async def test_the_tables_of_a_pack_come_through_and_everything_adds_up(
         result = json.loads(answer.splitlines()[-1])
         assert "orphan" not in json.dumps(result) or _orphans(result) == 0, result
 
-        checks = await administrator.fetch("SELECT dataset, check_name, passed FROM acequia.check_results WHERE kind = 'full'")
+        checks = await administrator.fetch(
+            "SELECT dataset, check_name, passed FROM acequia.check_results WHERE kind = 'full'"
+        )
         assert {"accounts", "payments", "features"} <= {row["dataset"] for row in checks}
         assert all(row["passed"] for row in checks if row["check_name"] == "row_count")
         before = await administrator.fetchval("SELECT count(*) FROM acequia.check_results")
@@ -72,7 +75,8 @@ async def test_the_tables_of_a_pack_come_through_and_everything_adds_up(
         assert "_tables" not in {row["dataset"] for row in datasets}
         await administrator.execute(
             "ALTER TABLE acequia.audit_events DISABLE TRIGGER ALL; "
-            "TRUNCATE acequia.audit_events, acequia.event_objects, acequia.artifacts, acequia.runs, acequia.chains CASCADE"
+            "TRUNCATE acequia.audit_events, acequia.event_objects, acequia.artifacts, acequia.runs, acequia.chains "
+            "CASCADE"
         )
         (await client.post("/audit/rebuild", timeout=60)).raise_for_status()
         assert await administrator.fetchval("SELECT count(*) FROM acequia.check_results") == before

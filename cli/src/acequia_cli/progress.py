@@ -10,8 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from acequia_cli.chain import Progress as Went
 from acequia_cli.chain import STAGES, Step, chain
+from acequia_cli.chain import Progress as Went
 from acequia_cli.follow import View, Watched
 
 SHOWN_MOST = 20

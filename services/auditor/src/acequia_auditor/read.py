@@ -372,9 +372,8 @@ def _state(row: asyncpg.Record) -> State:
     if Status.IMPORTED in statuses and row["events"] == row["ingestions"]:
         return State.IMPORTED
     if not alone and not statuses & {Status.SUCCESS, Status.IMPORTED}:
-        if Status.SAME_CONTENT in statuses:
-            return State.SAME_CONTENT
-        return State.REJECTED if Status.REJECTED in statuses else State.FAILED
+        ended = {Status.SAME_CONTENT: State.SAME_CONTENT, Status.REJECTED: State.REJECTED}
+        return next((state for status, state in ended.items() if status in statuses), State.FAILED)
     if row["pending"]:
         return State.RUNNING
     if row["failed"]:
