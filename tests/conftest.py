@@ -19,6 +19,7 @@ from acequia.layers import Buckets
 from acequia.settings import MinioSettings, PostgresSettings, RabbitSettings, load
 from acequia.topology import DEFAULT_RETRY_DELAYS, topology
 from acequia_auditor.settings import MigrationSettings
+from harness.database import own_database
 
 ROOT = Path(__file__).resolve().parents[1]
 STACK_VARIABLES = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "RABBITMQ_URL", "PG_HOST", "PG_PASSWORD")
@@ -88,26 +89,8 @@ def fresh_prefix() -> str:
 @pytest.fixture
 async def fresh_database(stack: Stack) -> AsyncIterator[PostgresSettings]:
     """An empty database of the test's own, dropped at its end."""
-    import asyncpg
-
-    async def administer(statement: str) -> None:
-        there = stack.postgres
-        connection = await asyncpg.connect(
-            host=there.host,
-            port=there.port,
-            user=there.user,
-            password=there.password.get_secret_value(),
-            database=there.database,
-        )
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    name = f"t{uuid4().hex[:12]}"
-    await administer(f"CREATE DATABASE {name}")
-    yield stack.postgres.model_copy(update={"database": name})
-    await administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    async with own_database(stack.postgres) as database:
+        yield database
 
 
 @pytest.fixture

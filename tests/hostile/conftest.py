@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -20,8 +21,8 @@ from acequia.events import AuditRecord, Status
 from acequia.layers import Layer, Stem, run_id_of
 from acequia.ports import Ack, Delivery, Message, ObjectInfo, Settlement
 from acequia.runner import FOLDER_PREFIX, Workshop, keep_going
-from acequia.settings import PostgresSettings
 from acequia.topology import AUDIT, Binding, Exchange, Queue, Topology
+from harness.database import own_database
 from harness.house import Place, open_house
 from hostile.cases import good
 
@@ -155,34 +156,14 @@ async def home(
         for name, value in {**SETTINGS, "ACEQUIA_TEMP_DIR": str(temp)}.items():
             patch.setenv(name, value)
         place = Place(tmp_path_factory.mktemp("house"))
-        if adapter == "real":
-            stack = request.getfixturevalue("stack")
-            database = f"t{uuid4().hex[:12]}"
-            await _administer(stack.postgres, f"CREATE DATABASE {database}")
-            postgres = stack.postgres.model_copy(update={"database": database})
-            place = replace(
-                place, minio=stack.minio, rabbit=stack.rabbit, postgres=postgres, prefix=f"t{uuid4().hex[:12]}"
-            )
-        async with open_house(place, keep_going) as (client, workshop):
+        async with AsyncExitStack() as at_the_end:
+            if adapter == "real":
+                stack = request.getfixturevalue("stack")
+                database = await at_the_end.enter_async_context(own_database(stack.postgres))
+                prefix = f"t{uuid4().hex[:12]}"
+                place = replace(place, minio=stack.minio, rabbit=stack.rabbit, postgres=database, prefix=prefix)
+            client, workshop = await at_the_end.enter_async_context(open_house(place, keep_going))
             workshop.temp_dir = temp
             there = Home(adapter, client, workshop, temp)
             await there.hear()
             yield there
-        if place.postgres is not None:
-            await _administer(stack.postgres, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-
-
-async def _administer(there: PostgresSettings, statement: str) -> None:
-    import asyncpg
-
-    connection = await asyncpg.connect(
-        host=there.host,
-        port=there.port,
-        user=there.user,
-        password=there.password.get_secret_value(),
-        database=there.database,
-    )
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

@@ -5,7 +5,6 @@ the system; then again for each of these calls, which fails.
 """
 
 import errno
-import inspect
 import io
 import itertools
 import os
@@ -21,6 +20,8 @@ from acequia.errors import AcequiaError, ConfigurationError, TransientFailure
 from acequia.layers import Buckets, Layer
 from acequia.ports import ObjectStore
 from acequia.topology import topology
+
+from .conftest import of_port, public
 
 BUCKETS = Buckets("test")
 TEXT = {"metadata": {}, "content_type": "text/plain"}
@@ -64,21 +65,12 @@ def calls(store, folder) -> dict[str, Callable[[], Awaitable[object]]]:
     }
 
 
-def public(kind: type) -> set[str]:
-    return {
-        name
-        for name, member in inspect.getmembers(kind)
-        if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
-    }
-
-
 METHODS = sorted(public(DirectoryStore) - {"open", "close"})
 
 
 def test_no_method_is_left_out(tmp_path):
     assert set(calls(SimpleNamespace(check=None, close=None), tmp_path)) == public(DirectoryStore) - {"open"}
-    ports = {name for name, _ in inspect.getmembers(ObjectStore, inspect.isfunction) if not name.startswith("_")}
-    assert public(DirectoryStore) - {"open"} == ports
+    assert public(DirectoryStore) - {"open"} == of_port(ObjectStore)
 
 
 class Disk:

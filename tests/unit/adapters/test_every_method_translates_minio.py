@@ -5,7 +5,6 @@ what it is asked, to count its requests; then again for each of these, which mee
 """
 
 import errno
-import inspect
 import itertools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +24,8 @@ from acequia.layers import Buckets, Layer
 from acequia.ports import ObjectStore
 from acequia.settings import MinioSettings
 from acequia.topology import topology
+
+from .conftest import AWAY, LATER, PERSON, kind_of, of_port, public
 
 ETAG = {"ETag": '"0123456789abcdef0123456789abcdef"', "X-Amz-Request-Id": "1"}
 KEY = ConnectionKey("127.0.0.1", 9000, False, True, None, None, None)
@@ -73,22 +74,13 @@ def calls(store, folder) -> dict[str, Callable[[], Awaitable[object]]]:
     }
 
 
-def public(kind: type) -> set[str]:
-    return {
-        name
-        for name, member in inspect.getmembers(kind)
-        if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
-    }
-
-
 METHODS = sorted(public(MinioStore) - {"open", "close"})
 """`open` sends nothing, and `close` ends quietly (tried below)."""
 
 
 def test_no_method_is_left_out(tmp_path):
     assert set(calls(SimpleNamespace(check=None, close=None), tmp_path)) == public(MinioStore) - {"open"}
-    ports = {name for name, _ in inspect.getmembers(ObjectStore, inspect.isfunction) if not name.startswith("_")}
-    assert public(MinioStore) - {"open"} == ports
+    assert public(MinioStore) - {"open"} == of_port(ObjectStore)
 
 
 async def as_asked(request: web.Request) -> web.Response:
@@ -176,15 +168,6 @@ async def requests_of(method, monkeypatch, folder) -> int:
 @pytest.mark.parametrize("method", METHODS)
 async def test_each_method_does_its_work_on_a_server_that_does_what_it_is_asked(method, monkeypatch, tmp_path):
     assert await requests_of(method, monkeypatch, tmp_path) >= 1
-
-
-AWAY, LATER, PERSON = ("transient, away", "transient", "configuration")
-
-
-def kind_of(error: Exception) -> str:
-    if isinstance(error, TransientFailure):
-        return AWAY if error.away else LATER
-    return PERSON if isinstance(error, ConfigurationError) else type(error).__name__
 
 
 def certificate() -> Exception:

@@ -3,7 +3,6 @@
 The methods are found on the class, and PostgreSQL's errors in asyncpg's table: neither can be forgotten.
 """
 
-import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -12,9 +11,11 @@ import asyncpg
 import pytest
 from asyncpg import exceptions as pg
 
-from acequia.errors import AcequiaError, ConfigurationError, RejectedInput, TransientFailure
+from acequia.errors import AcequiaError
 from acequia.settings import PostgresSettings
 from acequia_auditor.database import Database
+
+from .conftest import AWAY, INPUT, LATER, PERSON, kind_of, public
 
 
 class Library:
@@ -84,17 +85,7 @@ METHODS = ("check", "fetch", "open", "transaction")
 
 
 def test_no_method_is_left_out():
-    public = {
-        name
-        for name, member in inspect.getmembers(Database)
-        if not name.startswith("_")
-        and (
-            inspect.iscoroutinefunction(member)
-            or (inspect.isfunction(member) and inspect.isasyncgenfunction(inspect.unwrap(member)))
-        )
-    }
-    assert set(calls(Database(settings()))) == public
-    assert {*METHODS, "close"} == public
+    assert set(calls(Database(settings()))) == {*METHODS, "close"} == public(Database)
 
 
 def settings() -> PostgresSettings:
@@ -111,7 +102,6 @@ def errors_of(kind: type) -> list[type]:
 POSTGRES = sorted(
     {e for e in errors_of(asyncpg.PostgresError) if getattr(e, "sqlstate", None)}, key=lambda e: e.sqlstate
 )
-AWAY, LATER, PERSON, INPUT = "transient, away", "transient", "configuration", "rejected"
 BY_STATE = {"08": AWAY, "22": INPUT, "23": INPUT, "28": PERSON, "54": INPUT}
 """What follows from an error by the first two characters of its SQLSTATE; else it is transient."""
 EXCEPTIONS = {
@@ -140,12 +130,6 @@ OTHERS = {
 
 def expected_of(error: type) -> str:
     return EXCEPTIONS.get(error.sqlstate) or BY_STATE.get(error.sqlstate[:2]) or LATER
-
-
-def kind_of(error: Exception) -> str:
-    if isinstance(error, TransientFailure):
-        return AWAY if error.away else LATER
-    return {ConfigurationError: PERSON, RejectedInput: INPUT}.get(type(error), type(error).__name__)
 
 
 ALL = {f"{e.sqlstate} {e.__name__}": (lambda e=e: e("so it is"), expected_of(e)) for e in POSTGRES} | OTHERS

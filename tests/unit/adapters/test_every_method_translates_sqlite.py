@@ -5,7 +5,6 @@ then again for each of these, which fails.
 """
 
 import asyncio
-import inspect
 import sqlite3
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
@@ -15,12 +14,10 @@ import pytest
 from acequia.adapters import sqlite
 from acequia.adapters.sqlite import SqliteBus, _Subscription
 from acequia.errors import ConfigurationError, TransientFailure
-from acequia.layers import Buckets
 from acequia.ports import Ack, Bus, Message, Retry, Subscription
-from acequia.topology import topology
 
-QUEUE = "acequia.transformer"
-TABLE = topology(Buckets("test"))
+from .conftest import QUEUE, TABLE, calls_of_bus, of_port, public
+
 WORDS = Message(b"{}")
 
 LATER = {
@@ -43,28 +40,8 @@ ERRORS = {name: (code, TransientFailure) for name, code in LATER.items()} | {
 }
 
 
-async def ack(_):
-    return Ack()
-
-
 def calls(bus) -> dict[str, Callable[[], Awaitable[object]]]:
-    """One call of each method of the port."""
-    return {
-        "publish": lambda: bus.publish("", QUEUE, WORDS),
-        "consume": lambda: bus.consume(QUEUE, ack, concurrency=1),
-        "depth": lambda: bus.depth(QUEUE),
-        "apply": lambda: bus.apply(TABLE),
-        "check": bus.check,
-        "close": bus.close,
-    }
-
-
-def public(kind: type) -> set[str]:
-    return {
-        name
-        for name, member in inspect.getmembers(kind)
-        if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
-    }
+    return calls_of_bus(bus, lambda: bus.publish("", QUEUE, WORDS))
 
 
 ASKING = ("apply", "check", "depth", "publish")
@@ -75,8 +52,7 @@ def test_no_method_is_left_out():
     assert set(calls(SimpleNamespace(check=None, close=None))) == public(SqliteBus) - {"open"}
     assert set(ASKING) | {"consume", "close"} == public(SqliteBus) - {"open"}
     for port, adapter in ((Bus, SqliteBus), (Subscription, _Subscription)):
-        ports = {name for name, _ in inspect.getmembers(port, inspect.isfunction) if not name.startswith("_")}
-        assert public(adapter) - {"open"} == ports
+        assert public(adapter) - {"open"} == of_port(port)
 
 
 class File:

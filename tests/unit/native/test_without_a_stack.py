@@ -14,7 +14,9 @@ TESTS = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def run_two_stack_tests(tmp_path):
     shutil.copy(TESTS / "conftest.py", tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = stack\naddopts = -ra\nasyncio_mode = auto\n")
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\nmarkers = stack\naddopts = -ra\nasyncio_mode = auto\npythonpath = {TESTS}\n"
+    )
     for name in ("one", "two"):
         (tmp_path / f"test_{name}.py").write_text("def test_it(stack): ...\ndef test_other(fresh_database): ...\n")
 

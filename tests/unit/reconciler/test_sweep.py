@@ -23,6 +23,7 @@ from acequia.ports import Delivery, Message
 from acequia.runner import Workshop, foreign_stem
 from acequia.topology import READERS
 from acequia_auditor.dead_letters import DeadLetterWriter
+from acequia_reconciler import sweep as module
 from acequia_reconciler.sweep import Sweeper
 
 from .conftest import (
@@ -274,6 +275,18 @@ async def test_no_more_is_sent_than_a_queue_has_room_for_and_the_oldest_first(wo
     assert (len(result.orphans), result.sent, result.held_back) == (5, 3, 2)
     sent = {event_of(d).key for d in await taken(workshop, "acequia.transformer")}
     assert max(i.last_modified for i in listed if i.key in sent) <= max(i.last_modified for i in oldest)
+
+
+async def test_of_more_landing_files_than_a_sweep_takes_up_the_oldest_are_whatever_their_names(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_ORPHANS", 10)  # two for each reader
+    names = ["d.csv", "b.csv", "c.csv", "a.csv"]
+    for name in names:
+        await put(workshop, Layer.LANDING, f"network_events/{name}", name.encode())
+    await lose_all(workshop)
+    result = await Sweeper(workshop, TABLE).sweep(grace=0)
+    assert [orphan.info.key.rpartition("/")[2] for orphan in result.orphans] == names[:2]
 
 
 async def test_while_its_readers_queue_holds_messages_an_object_may_be_among_them(workshop: Workshop) -> None:

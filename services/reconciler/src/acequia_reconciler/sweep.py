@@ -4,6 +4,7 @@ The census tells what nobody is at work on. Several reconcilers at once do no ha
 """
 
 import asyncio
+import heapq
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -195,7 +196,9 @@ class Sweeper:
         result: Sweep,
     ) -> _Settled:
         """Add the reader's orphans, its share of them at most. What can't be read leaves the reader out."""
-        queue, found, result.seen[reader] = _queue(reader), 0, 0
+        queue, share, result.seen[reader] = _queue(reader), MOST_ORPHANS // (len(READERS) + 1), 0
+        found: list[tuple[float, int, Orphan]] = []
+        """A heap whose first is the youngest."""
         try:
             async with aclosing(census.findings(reader, marks)) as findings:
                 async for finding in findings:
@@ -204,10 +207,13 @@ class Sweeper:
                     if finding.fate is not Fate.ORPHAN or finding.broken:
                         continue
                     info = finding.info
-                    if found < MOST_ORPHANS // (len(READERS) + 1):
-                        result.orphans.append(Orphan(queue, info.uri, info.last_modified, info))
-                        found += 1
-                    elif info.layer not in (Layer.LANDING, Layer.LEDGER):  # there what comes later may be older
+                    orphan = Orphan(queue, info.uri, info.last_modified, info)
+                    item = (-orphan.since.timestamp(), result.seen[reader], orphan)
+                    if len(found) < share:
+                        heapq.heappush(found, item)
+                    elif info.layer in (Layer.LANDING, Layer.LEDGER):  # there what comes later may be older
+                        heapq.heappushpop(found, item)
+                    else:
                         settled.whole = False
                         break
         except TransientFailure:
@@ -215,6 +221,7 @@ class Sweeper:
         except Exception:  # what can't be read at one stage must not keep the others' objects lost
             log.exception("sweep: %s is left out", reader)
             settled.failed, settled.whole, settled.folders = True, False, set()
+        result.orphans += [orphan for _, _, orphan in found]
         return settled
 
     async def _plans_made(
