@@ -54,9 +54,10 @@ def test_python_of_the_page_is_python() -> None:
 
 
 def test_the_schedule_of_the_page_is_the_one_that_ships() -> None:
-    (said,) = (block for block in blocks(PAGE, "python") if block.startswith("schedules="))
+    (said,) = (block for block in blocks(PAGE, "python") if block.startswith("DATASET = Dataset("))
     shipped = load_registry()["network_events"].schedules
-    assert eval(said.removeprefix("schedules=").rstrip().rstrip(","), {"Schedule": Schedule}) == shipped
+    value = said.partition("schedules=")[2].rpartition(")")[0].rstrip().rstrip(",")
+    assert eval(value, {"Schedule": Schedule}) == shipped
 
 
 def test_the_table_of_columns_names_columns_that_are_known() -> None:
