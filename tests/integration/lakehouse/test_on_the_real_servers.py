@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
@@ -208,6 +210,29 @@ def test_the_catalogs_trouble_is_named_by_what_follows(stack: Any, fresh_prefix:
     assert away.value.away
     with pytest.raises(ConfigurationError, match="run time"):
         prepare_database(owner, owner)
+
+
+# what pyiceberg has opened when it fails is closed by the garbage collector alone
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_of_several_that_make_the_catalogs_tables_at_once_those_that_lose_try_again(
+    stack: Any, fresh_prefix: str, fresh_database: PostgresSettings
+) -> None:
+    place = Place.on_server(stack.minio, Buckets(fresh_prefix))
+    together = Barrier(8)
+
+    def opened(_: int) -> str:
+        settings = LakehouseSettings(catalog_uri=uri_of(fresh_database))  # type: ignore[arg-type]
+        together.wait()
+        while True:
+            try:
+                catalog = open_catalog(settings, place)
+                catalog.close()
+                return catalog.name
+            except TransientFailure as failure:
+                assert not failure.away
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(opened, range(8)))) == 8
 
 
 def test_python_m_prepare_ends_with_0_and_with_2_where_a_person_must_act(stack: Any, role: str) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import SecretStr
 from pyiceberg.catalog import Catalog, load_catalog
 
-from acequia.errors import ConfigurationError
+from acequia.errors import ConfigurationError, TransientFailure
 from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
-from acequia_lakehouse.problems import translated
+from acequia_lakehouse.problems import CATALOG, Outdone, translated
 from acequia_lakehouse.settings import LakehouseSettings
 
 INTERNAL = "_internal"
@@ -91,8 +91,11 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
                 properties["uri"] = f"postgresql+psycopg://{uri.removeprefix(scheme)}"
         if uri.startswith("sqlite:///"):
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
-    with translated():
-        return load_catalog(settings.catalog_name, **properties)
+    try:
+        with translated():
+            return load_catalog(settings.catalog_name, **properties)
+    except Outdone as outdone:  # another process is making the catalog's tables at this moment
+        raise TransientFailure(f"{CATALOG}: {outdone}", dependency="catalog") from outdone
 
 
 def settings_at(settings: LakehouseSettings, place: Place) -> LakehouseSettings:
