@@ -1,6 +1,7 @@
 """The lakehouse on MinIO and PostgreSQL: commits of two at once, the role that may do little, DuckDB as a reader."""
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -233,6 +234,7 @@ def test_of_several_that_make_the_catalogs_tables_at_once_those_that_lose_try_ag
 
     with ThreadPoolExecutor(8) as pool:
         assert len(list(pool.map(opened, range(8)))) == 8
+    gc.collect()
 
 
 def test_python_m_prepare_ends_with_0_and_with_2_where_a_person_must_act(stack: Any, role: str) -> None:

@@ -103,10 +103,10 @@ def test_a_missed_aim_is_called_missed(script: Script) -> None:
     assert result.document["met"] is False
 
 
-def test_every_format_is_written_and_read_to_the_last_row(script: Script, tmp_path: Path) -> None:
+def test_every_format_of_network_events_is_written_and_read_to_the_last_row(script: Script, tmp_path: Path) -> None:
     formats = script("formats")
     files = formats.write_files(500, tmp_path)
-    assert set(files) == set(formats.READERS) == set(formats.load_formats())
+    assert set(files) == set(formats.READERS) == set(formats.DATASET.formats)
     for name, path in files.items():
         assert formats.READERS[name](path).height == formats.ours(name, path) == 500
     kept = {
