@@ -33,11 +33,11 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.logs = logs
         own = {k: v for k, v in os.environ.items() if not k.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_"))}
+        asked = [name for name in ("auditor", "reconciler", "lakehouse") if name in self.ports]
+        neighbours = {f"ACEQUIA_INGESTOR_{name.upper()}_URL": self.url(name) for name in asked}
         self.env = {
             **own,
-            "ACEQUIA_INGESTOR_AUDITOR_URL": self.url("auditor"),
-            "ACEQUIA_INGESTOR_RECONCILER_URL": self.url("reconciler"),
-            "ACEQUIA_INGESTOR_LAKEHOUSE_URL": self.url("lakehouse"),
+            **neighbours,
             "ACEQUIA_RECONCILER_INTERVAL": "1",
             "ACEQUIA_RECONCILER_GRACE": "3",
             "ACEQUIA_PLAN_STALE_AFTER": "2",
