@@ -281,6 +281,7 @@ POSTGRESQL_SETTINGS = {
     "unix_socket_directories": "",
     "shared_buffers": "32MB",
     "max_connections": "100",
+    "max_prepared_transactions": "8",
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",

@@ -83,11 +83,12 @@ async def test_what_was_lost_is_named_sent_to_its_reader_and_then_in_flight(work
     counts, orphans = await lines(workshop)
     assert counts["transformer"] == {"done": 2, "quarantined": 1, "dead": 1, "orphans": 4}
     assert set(orphans) >= {f"{each}.parquet" for each in lost}
-    assert counts["trainer"] == {"orphans": 2}
+    assert counts["trainer"] == counts["lakehouse"] == {"orphans": 2}
     sweeper = Sweeper(workshop, topology(workshop.buckets))
-    assert (await sweeper.sweep(grace=0)).sent == 6
+    assert (await sweeper.sweep(grace=0)).sent == 8
     assert await depth(workshop, "acequia.transformer", 4)
     assert await depth(workshop, "acequia.trainer", 2)
+    assert await depth(workshop, "acequia.lakehouse", 2)
     counts, orphans = await lines(workshop)
     assert counts["transformer"] == {"done": 2, "quarantined": 1, "dead": 1, "in_flight": 4}
     assert orphans == []
