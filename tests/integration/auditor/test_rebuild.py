@@ -195,6 +195,21 @@ async def test_catching_up_leaves_old_folders_alone(database, store, tale):
     assert counts.seen == 0
 
 
+async def test_catching_up_waits_whether_a_young_command_is_withdrawn(database, store, tale, monkeypatch):
+    command = IngestionCommand(
+        run_id=tale().run_id,
+        dataset="network_events",
+        source=SyntheticSource(kind="synthetic"),
+        accepted_at=utc_now(),
+        fingerprint="f",
+    )
+    body = command.model_dump_json().encode()
+    await store.create(Layer.LEDGER, command_key(command.run_id), body, metadata={}, content_type=JSON)
+    assert (await catch_up(store, database, BUCKETS, REGISTRY)).stored == 0
+    monkeypatch.setattr("acequia_auditor.rebuild.WITHDRAWN_WITHIN", timedelta(0))
+    assert (await catch_up(store, database, BUCKETS, REGISTRY)).stored == 1
+
+
 async def test_objects_that_carry_no_record_are_counted_and_passed_by(database, store, tale):
     one = tale()
     await store.create(Layer.LEDGER, "done/x.json", b"no json", metadata={}, content_type=JSON)

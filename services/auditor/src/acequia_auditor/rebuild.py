@@ -57,6 +57,8 @@ class Source:
     suffix: str
 
 
+WITHDRAWN_WITHIN = timedelta(minutes=1)
+"""A command that the bus does not take is withdrawn: one as young as this may not be accepted yet."""
 DONE = Source("done", Layer.LEDGER, "done/", ".json")
 DEAD = Source("dead letters", Layer.LEDGER, "dead/", ".json")
 COMMANDS = Source("commands", Layer.LEDGER, "commands/", ".json")
@@ -281,6 +283,8 @@ class _Rebuild:
         return _Found(letter=letter) if letter else None
 
     async def _read_command(self, info: ObjectInfo) -> _Found | None:
+        if self._since is not None and utc_now() - info.last_modified < WITHDRAWN_WITHIN:
+            return _Found()
         if (found := await self._store.read(info.layer, info.key)) is None:
             return _Found()  # it was done meanwhile
         try:
