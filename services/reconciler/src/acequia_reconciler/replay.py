@@ -81,20 +81,13 @@ async def replay(workshop: Workshop, topology: Topology, asked: Replay) -> Async
 async def _replay(
     workshop: Workshop, topology: Topology, asked: Replay, reader: Reader, counts: _Counts
 ) -> AsyncIterator[Mapping[str, Any]]:
-    queue = replay_queue(reader.stage)
+    queue, store, buckets = replay_queue(reader.stage), workshop.store, workshop.buckets
     async for finding in _meant(workshop, topology, asked, reader, counts):
         counts.matched += 1
+        info, since = finding.info, utc_now() if asked.stale else None
         if asked.dry_run:
-            yield {"object": {"uri": finding.info.uri}}
-        elif (
-            message := await event_again(
-                workshop.store,
-                workshop.buckets,
-                finding.info.layer,
-                finding.info.key,
-                stale_since=utc_now() if asked.stale else None,
-            )
-        ) is not None:
+            yield {"object": {"uri": info.uri}}
+        elif (message := await event_again(store, buckets, info.layer, info.key, stale_since=since)) is not None:
             while True:
                 try:
                     await workshop.bus.publish("", queue, message)
