@@ -19,6 +19,7 @@ import pytest
 from acequia.adapters.minio import MinioStore
 from acequia.layers import Buckets, Layer
 from acequia.ports import ObjectInfo
+from harness.database import administer
 from harness.fleet import SERVICES, Fleet, free_port
 
 OUTAGE = float(os.environ.get("ACEQUIA_OUTAGE_SECONDS") or 0)
@@ -53,16 +54,7 @@ async def _prepare(stack: Any, database: str | None) -> None:
                 for name in (queue.name, *queue.rungs):
                     await channel.queue_delete(name)
     if database:
-        there = stack.postgres
-        admin = await asyncpg.connect(
-            host=there.host,
-            port=there.port,
-            user=there.user,
-            password=there.password.get_secret_value(),
-            database=there.database,
-        )
-        await admin.execute(f"CREATE DATABASE {database}")
-        await admin.close()
+        await administer(stack.postgres, f"CREATE DATABASE {database}")
 
 
 def objects(fleet: Fleet, stack: Any, layer: Layer) -> list[ObjectInfo]:

@@ -17,13 +17,14 @@ from acequia.app import make_app
 from acequia.datasets import load_registry
 from acequia.events import AuditRecord, IngestionCommand, ObjectCreated, SourceRequest, to_notification
 from acequia.layers import Buckets, Layer, command_key
-from acequia.ports import Ack, Delivery, Message, ObjectInfo, Settlement
+from acequia.ports import Delivery, Message, ObjectInfo
 from acequia.runner import Workshop
 from acequia.topology import AUDIT_QUEUE, topology
 from acequia_ingestor.api import Acceptance, ingestion_router
 from acequia_ingestor.formats import load_formats
 from acequia_ingestor.ingest import Ingestor
 from acequia_ingestor.settings import IngestorSettings
+from harness.queues import taken_from
 
 BUCKETS = Buckets("test")
 QUEUE = "acequia.ingestor"
@@ -129,17 +130,7 @@ async def told(workshop: Workshop) -> list[AuditRecord]:
 
 
 async def taken(workshop: Workshop, queue: str) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    async def take(delivery: Delivery) -> Settlement:
-        found.append(delivery)
-        return Ack()
-
-    subscription = await workshop.bus.consume(queue, take, concurrency=10)
-    while await workshop.bus.depth(queue):
-        pass
-    await subscription.close(grace=5)
-    return found
+    return await taken_from(workshop.bus, queue)
 
 
 async def keys(workshop: Workshop, layer: Layer, prefix: str = "") -> list[str]:

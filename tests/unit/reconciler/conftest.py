@@ -16,10 +16,11 @@ from acequia.batches import Plan
 from acequia.datasets import Registry, load_registry
 from acequia.events import IngestionCommand, ObjectCreated, SourceRequest, parse_notification
 from acequia.layers import Buckets, Layer, Stem, command_key, data_key, landing_done_id, plan_key, stage_key
-from acequia.ports import Ack, Delivery, ObjectInfo, Retry, Settlement
+from acequia.ports import Delivery, ObjectInfo, Retry, Settlement
 from acequia.runner import Workshop
 from acequia.stage import Candidate
 from acequia.topology import topology
+from harness.queues import taken_from
 
 BUCKETS = Buckets("test")
 TABLE = topology(BUCKETS, (3600,))
@@ -106,17 +107,7 @@ def landed(info: ObjectInfo) -> UUID:
 
 async def taken(workshop: Workshop, queue: str) -> list[Delivery]:
     """All that lies in the queue, acknowledged."""
-    found: list[Delivery] = []
-
-    async def take(delivery: Delivery) -> Settlement:
-        found.append(delivery)
-        return Ack()
-
-    subscription = await workshop.bus.consume(queue, take, concurrency=10)
-    while await workshop.bus.depth(queue):
-        pass
-    await subscription.close(grace=5)
-    return found
+    return await taken_from(workshop.bus, queue)
 
 
 async def climb(workshop: Workshop, queue: str) -> None:

@@ -278,11 +278,12 @@ def _write(stage: str, message: Message, about: _Subject, attempt: int, seen_at:
     reason = (about.error or headers.get("acequia-error") or "the broker gave it up (delivery limit)")[:TEXT_LIMIT]
     trace = (about.traceback or headers.get("acequia-traceback") or "")[:TEXT_LIMIT]
     try:
-        payload, is_base64 = message.body.decode(), False
+        payload = message.body.decode()
+        is_base64 = "\0" in payload
     except UnicodeDecodeError:
-        payload, is_base64 = base64.b64encode(message.body).decode(), True
-    if "\0" in payload:
-        payload, is_base64 = base64.b64encode(message.body).decode(), True
+        is_base64 = True
+    if is_base64:
+        payload = base64.b64encode(message.body).decode()
     record = AuditRecord(
         event_id=event_id(Kind.DEAD, stage, about.variant, about.subject),
         kind=Kind.DEAD,

@@ -156,7 +156,10 @@ async def catch_up(
     *,
     window: timedelta = timedelta(hours=1),
 ) -> Counts:
-    """The same over what was written within `window` from now: what a lost audit message left out."""
+    """The same over what was written within `window` from now: what a lost audit message left out.
+
+    But for commands that may still be withdrawn, which a later look finds.
+    """
     return await rebuild(store, database, buckets, registry, since=utc_now() - window)
 
 
