@@ -10,7 +10,7 @@ DEMO := $(if $(ROWS),--rows '$(ROWS)') $(if $(SEED),--seed '$(SEED)') $(if $(INP
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
 venv: ## .venv with everything in it; nothing happens where it is up to date
@@ -47,6 +47,10 @@ stack-stop: ## stop those servers, and only those, and remove their data
 .PHONY: env
 env: ## .env with random passwords for compose, where there is none yet
 	@$(PYTHON) deploy/native/make_env.py
+
+.PHONY: k8s-local
+k8s-local: ## images and secrets for deploy/k8s/overlays/local, into the cluster of kubectl's context, or by K8S_LOAD='...'
+	@$(PYTHON) deploy/native/k8s_local.py
 
 .PHONY: compose-test
 compose-test: venv ## compose.yaml as a user would try it: images, the whole stack, chains; needs a Docker engine
