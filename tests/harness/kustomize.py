@@ -1,7 +1,7 @@
 """What `kubectl kustomize` makes of a folder, composed in Python, where there may be no kubectl.
 
-It knows the part of kustomize that deploy/k8s uses, and refuses what it does not know. A test holds it against kubectl's
-own answer wherever there is one. Names of generated ConfigMaps and Secrets stay without the hash of their contents.
+It knows the part of kustomize that deploy/k8s uses, and refuses what it does not know. A test holds it against
+kubectl's own answer wherever there is one. Names of generated ConfigMaps and Secrets stay without the hash of their contents.
 """
 
 import base64
@@ -33,6 +33,8 @@ MERGE_KEYS = {
     "imagePullSecrets": ("name",),
 }
 """Lists whose items a patch finds by a key; `ports` by another in a Service. All others are replaced."""
+BUILT_IN = {"networking.k8s.io", "rbac.authorization.k8s.io"}
+"""Groups with a dot of which kustomize has the schemas."""
 HASH = re.compile(r"-[2456789bcdfghkmt]{10}$")
 
 
@@ -184,13 +186,15 @@ def _patched(folder: Path, patch: Mapping[str, Any], found: list[Document]) -> l
             else:
                 change = {key: value for key, value in part.items() if key not in ("apiVersion", "kind", "metadata")}
                 metadata = {k: v for k, v in part.get("metadata", {}).items() if k != "name"}
-                keyed = "." not in document["apiVersion"].partition("/")[0] or document["apiVersion"].partition("/")[0] in (
-                    "networking.k8s.io", "rbac.authorization.k8s.io",
-                )  # fmt: skip
+                keyed = _group(document) in BUILT_IN or "." not in _group(document)
                 merged = _merge(document, {**change, **({"metadata": metadata} if metadata else {})}, keyed, document)
                 document.clear()
                 document.update(merged)
     return found
+
+
+def _group(document: Document) -> str:
+    return document["apiVersion"].rpartition("/")[0]
 
 
 def _is_target(target: Mapping[str, Any], document: Document) -> bool:
@@ -220,9 +224,15 @@ def _merge(base: Any, change: Any, keyed: bool, document: Document) -> Any:
         raise NotKnown(f"$patch: {change['$patch']}")
     merged = dict(base)
     for key, value in change.items():
+        names = _merge_keys(key, document) if keyed and isinstance(base.get(key), list) else ()
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, list) and keyed and (names := _merge_keys(key, document)) and isinstance(base.get(key), list):
+        elif (
+            isinstance(value, list)
+            and keyed
+            and (names := _merge_keys(key, document))
+            and isinstance(base.get(key), list)
+        ):
             merged[key] = _merge_lists(base[key], value, names, document)
         else:
             merged[key] = _merge(base.get(key), value, keyed, document)
@@ -263,7 +273,7 @@ def _operate(document: Document, operation: Mapping[str, Any]) -> None:
             del place[int(last)]
         case "remove", dict():
             del place[last]
-        case ("replace" | "add"), dict():
+        case (("replace" | "add"), dict()):
             if operation["op"] == "replace" and last not in place:
                 raise ValueError(f"{title(document)}: nothing to replace at {operation['path']}")
             place[last] = copy.deepcopy(operation["value"])

@@ -1,6 +1,5 @@
 """compose.yaml read as text: what Docker would not complain about, and a user would."""
 
-import importlib
 import importlib.util
 import os
 import re
@@ -10,21 +9,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic_settings import BaseSettings
 
 from acequia.layers import Buckets
-from acequia.settings import AcequiaSettings, MinioSettings, PostgresSettings, RabbitSettings
+from acequia.settings import AcequiaSettings, PostgresSettings
 from acequia.topology import OBJECTS, topology
 from acequia_auditor.settings import MigrationSettings
 from acequia_lakehouse.settings import OwnerSettings
+from harness.variables import DECIDED_BY_THE_IMAGE, OF_OWNERS, SERVICES, variables, variables_of_service
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "compose.yaml").read_text()
 COMPOSE = yaml.safe_load(TEXT)
-SERVICES = sorted(folder.parent.name for folder in ROOT.glob("services/*/pyproject.toml"))
 OURS = [pytest.param(COMPOSE["services"].get(name, {}), id=name) for name in SERVICES]
-DECIDED_BY_COMPOSE = {"ACEQUIA_HTTP_HOST", "ACEQUIA_HTTP_PORT", "ACEQUIA_TEMP_DIR"}
-"""The image sets these: inside a container they are nobody's to choose."""
 SECRETS = {
     "MINIO_SECRET_KEY",
     "RABBITMQ_PASSWORD",
@@ -45,27 +41,6 @@ FOR_COMPOSE_ONLY = {
     "MINIO_CONSOLE_PORT",
     "RABBITMQ_MANAGEMENT_PORT",
 }
-
-
-def variables(settings: type[BaseSettings]) -> set[str]:
-    return {f"{settings.model_config['env_prefix']}{field}".upper() for field in settings.model_fields}
-
-
-OF_OWNERS = variables(MigrationSettings) | variables(OwnerSettings)
-"""Of the roles that make databases and schemas: no service at work knows them."""
-
-
-def variables_of_service(name: str) -> set[str]:
-    """Every environment variable that the service's settings classes know."""
-    known = variables(AcequiaSettings) | variables(MinioSettings) | variables(RabbitSettings)
-    if name == "auditor":
-        known |= variables(PostgresSettings)
-    if importlib.util.find_spec(f"acequia_{name}.settings") is not None:
-        module = importlib.import_module(f"acequia_{name}.settings")
-        for found in vars(module).values():
-            if isinstance(found, type) and issubclass(found, BaseSettings) and found.__module__ == module.__name__:
-                known |= variables(found)
-    return known
 
 
 def named_in_env_example() -> set[str]:
@@ -114,7 +89,7 @@ def test_large_temporary_files_lie_on_a_volume_not_in_memory(service):
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_takes_each_of_its_settings_from_env_and_none_that_it_does_not_know(name):
     given = set(COMPOSE["services"][name]["environment"])
-    assert given == variables_of_service(name) - DECIDED_BY_COMPOSE - OF_OWNERS
+    assert given == variables_of_service(name) - DECIDED_BY_THE_IMAGE - OF_OWNERS
 
 
 def test_only_the_auditor_knows_the_database_and_reaches_it():
