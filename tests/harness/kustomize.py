@@ -1,7 +1,7 @@
 """What `kubectl kustomize` makes of a folder, composed in Python, where there may be no kubectl.
 
 It knows the part of kustomize that deploy/k8s uses, and refuses what it does not know. A test holds it against
-kubectl's own answer wherever there is one. Names of generated ConfigMaps and Secrets stay without the hash of their contents.
+kubectl's own answer wherever there is one. Names of generated ConfigMaps and Secrets have no hash here.
 """
 
 import base64
@@ -17,6 +17,7 @@ import yaml
 
 Document = dict[str, Any]
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PriorityClass", "ClusterIssuer"}
 WITH_TEMPLATE = {"Deployment", "StatefulSet", "Job", "DaemonSet"}
 KNOWN = {
@@ -47,10 +48,15 @@ def compose(folder: Path) -> list[Document]:
     return _accumulate(folder.resolve(), [])
 
 
+def read_all(text: str) -> list[Any]:
+    """The documents of a YAML file."""
+    return [document for document in yaml.load_all(text, LOADER) if document]
+
+
 def by_kubectl(folder: Path, command: Iterable[str] = ("kubectl", "kustomize")) -> list[Document]:
     """The same, as kubectl says it; the hashes are cut off."""
     said = subprocess.run([*command, str(folder)], check=True, capture_output=True, text=True, timeout=120).stdout
-    documents = [document for document in yaml.safe_load_all(said) if document]
+    documents = read_all(said)
     generated = {
         document["metadata"]["name"]
         for document in documents
@@ -64,6 +70,9 @@ def by_kubectl(folder: Path, command: Iterable[str] = ("kubectl", "kustomize")) 
             return [cut(item) for item in value]
         return HASH.sub("", value) if isinstance(value, str) and value in generated else value
 
+    for document in documents:
+        if document["kind"] == "Secret":  # kubectl breaks long ones into lines
+            document["data"] = {key: "".join(value.split()) for key, value in document["data"].items()}
     return [cut(document) for document in documents]
 
 
@@ -87,7 +96,7 @@ def title(document: Mapping[str, Any]) -> str:
 def _accumulate(folder: Path, before: list[Document]) -> list[Document]:
     """`before`: what a component changes; a kustomization of its own starts with nothing."""
     path = folder / "kustomization.yaml"
-    text = yaml.safe_load(path.read_text())
+    (text,) = read_all(path.read_text())
     if unknown := set(text) - KNOWN:
         raise NotKnown(f"{path}: {sorted(unknown)}")
     found = list(before)
@@ -96,7 +105,7 @@ def _accumulate(folder: Path, before: list[Document]) -> list[Document]:
         if there.is_dir():
             found += _accumulate(there.resolve(), [])
         else:
-            found += [document for document in yaml.safe_load_all(there.read_text()) if document]
+            found += read_all(there.read_text())
     _refuse_doubles(path, found)
     for kind in ("configMap", "secret"):
         for generator in text.get(f"{kind}Generator", ()):
@@ -172,7 +181,7 @@ def _patched(folder: Path, patch: Mapping[str, Any], found: list[Document]) -> l
     if unknown := set(patch) - {"path", "patch", "target"}:
         raise NotKnown(f"{folder}: a patch with {sorted(unknown)}")
     text = patch["patch"] if "patch" in patch else (folder / patch["path"]).read_text()
-    for part in (part for part in yaml.safe_load_all(text) if part):
+    for part in read_all(text):
         target = patch.get("target") or {"kind": part["kind"], "name": part["metadata"]["name"]}
         met = [document for document in found if _is_target(target, document)]
         if not met:

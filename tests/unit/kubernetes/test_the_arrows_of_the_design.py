@@ -1,0 +1,107 @@
+"""Who reaches whom, by the NetworkPolicies, is what the services' settings need, and nothing else."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.kustomize import Document
+from harness.variables import SERVICES
+from unit.kubernetes.reading import container_of, environment, labels_of_pods, named, of_kind, selects
+
+Composed = Callable[[str], list[Document]]
+OUTSIDE = {"app.kubernetes.io/name": "somebody"}
+SERVER_OF_A_NAME = re.compile(r"(?:^|//|@)([a-z]+):(\d+)")
+
+
+def reaches(policies: Sequence[Document], source: Mapping[str, str], target: Mapping[str, str], port: int) -> bool:
+    """Whether pods with these labels, in the one namespace, may open that port."""
+    return _allows(policies, "Egress", source, target, port) and _allows(policies, "Ingress", target, source, port)
+
+
+def _allows(
+    policies: Sequence[Document], way: str, isolated: Mapping[str, str], other: Mapping[str, str], port: int
+) -> bool:
+    about = [
+        p["spec"] for p in policies if way in p["spec"]["policyTypes"] and selects(p["spec"]["podSelector"], isolated)
+    ]
+    if not about:
+        return True
+    side = {"Egress": "to", "Ingress": "from"}[way]
+    return any(
+        _is_peer(rule.get(side), other) and _is_port(rule.get("ports"), port)
+        for spec in about
+        for rule in spec.get(way.lower(), ())
+    )
+
+
+def _is_peer(peers: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, str]) -> bool:
+    if not peers:
+        return True
+    # another namespace's pods are none of ours
+    return any("namespaceSelector" not in peer and selects(peer["podSelector"], labels) for peer in peers)
+
+
+def _is_port(ports: Sequence[Mapping[str, Any]] | None, port: int) -> bool:
+    return not ports or any(p["port"] == port and p.get("protocol", "TCP") == "TCP" for p in ports)
+
+
+def test_each_pod_reaches_what_its_settings_name_and_nobody_reaches_anything_else(composed: Composed) -> None:
+    documents = composed("overlays/local")
+    policies = of_kind(documents, "NetworkPolicy")
+    pods = labels_of_pods(documents)
+    pods["chain"] = composed("jobs")[0]["spec"]["template"]["metadata"]["labels"]
+    ports = {
+        (name, port["port"])
+        for name, service in named(documents, "Service").items()
+        for port in service["spec"]["ports"]
+    }
+    wanted: set[tuple[str, str, int]] = {("chain", "ingestor", 8000)}
+    for name in (*SERVICES, "minio"):
+        told = environment(documents, container_of(documents, name))
+        (workload,) = [d for d in of_kind(documents, "Deployment", "StatefulSet") if d["metadata"]["name"] == name]
+        for first in workload["spec"]["template"]["spec"].get("initContainers", ()):
+            told |= environment(documents, first)
+        for _, value in told.values():
+            wanted |= {(name, host, int(port)) for host, port in SERVER_OF_A_NAME.findall(value) if host in pods}
+        if "PG_HOST" in told:
+            wanted.add((name, told["PG_HOST"][1], int(told["PG_PORT"][1])))
+    there = {
+        (source, target, port)
+        for source, labels in pods.items()
+        for target, port in ports
+        if source != target and reaches(policies, labels, pods[target], port)
+    }
+    assert there == wanted
+
+
+def test_who_is_not_of_acequia_reaches_nothing_and_nobody_reaches_him(composed: Composed) -> None:
+    documents = composed("overlays/local")
+    policies = of_kind(documents, "NetworkPolicy")
+    for name, labels in labels_of_pods(documents).items():
+        for port in (8000, 9000, 5672, 5432):
+            assert not reaches(policies, OUTSIDE, labels, port), name
+            assert not reaches(policies, labels, OUTSIDE, port), name
+
+
+def test_each_policy_is_about_somebody(composed: Composed) -> None:
+    documents = composed("overlays/local")
+    everybody = [*labels_of_pods(documents).values(), composed("jobs")[0]["spec"]["template"]["metadata"]["labels"]]
+    for policy in of_kind(documents, "NetworkPolicy"):
+        spec = policy["spec"]
+        about = [spec["podSelector"]]
+        for way, side in (("ingress", "from"), ("egress", "to")):
+            about += [
+                peer["podSelector"]
+                for rule in spec.get(way, ())
+                for peer in rule.get(side, ())
+                if "namespaceSelector" not in peer
+            ]
+        for selector in about:
+            assert any(selects(selector, labels) for labels in everybody), (policy["metadata"]["name"], selector)
+
+
+def test_every_pod_may_ask_for_names(composed: Composed) -> None:
+    (names,) = [p for p in of_kind(composed("overlays/local"), "NetworkPolicy") if p["metadata"]["name"] == "names"]
+    assert names["spec"]["podSelector"] == {}
+    (rule,) = names["spec"]["egress"]
+    assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {("UDP", 53), ("TCP", 53)}
