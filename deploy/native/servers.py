@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import time
@@ -79,6 +80,8 @@ class Stack:
     """The process that takes the stack down at its end; None where a person does."""
     minio: dict[str, str] = field(default_factory=dict)
     """Settings of MinIO's in place of ours: a test may stand between it and its broker."""
+    tls: bool = False
+    """All three speak TLS and nothing else, by a certificate of a CA made for this stack: `tls/ca.crt`."""
 
     def as_json(self) -> dict[str, object]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -93,14 +96,23 @@ class Stack:
             {name: Process(**process) for name, process in data["processes"].items()},  # type: ignore[attr-defined]
             Process(**owner) if owner else None,  # type: ignore[arg-type]
             dict(data["minio"]),  # type: ignore[call-overload]
+            bool(data.get("tls")),
         )
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "tls" / "ca.crt"
+
+    @property
+    def trusted(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context(cafile=self.ca_file) if self.tls else None
 
     @property
     def amqp_url(self) -> str:
         return self.amqp_url_by(self.ports.rabbitmq)
 
     def amqp_url_by(self, port: int) -> str:
-        return f"amqp://{USER}:{self.passwords['rabbitmq']}@{HOST}:{port}/"
+        return f"{'amqps' if self.tls else 'amqp'}://{USER}:{self.passwords['rabbitmq']}@{HOST}:{port}/"
 
     def environment(self) -> dict[str, str]:
         """What a service, or a test, needs to know."""
@@ -125,7 +137,34 @@ class Stack:
             ),
             "STACK_DIR": str(self.folder),
         }
+        if self.tls:
+            ca_file = str(self.ca_file)
+            variables |= {"MINIO_SECURE": "true", "PG_SSLMODE": "verify-full"}
+            variables |= {f"{server}_CA_FILE": ca_file for server in ("MINIO", "RABBITMQ", "PG")}
+            variables["ACEQUIA_LAKEHOUSE_CATALOG_URI"] += f"?sslmode=verify-full&sslrootcert={ca_file}"
         return variables | {f"STACK_PID_{name.upper()}": str(p.pid) for name, p in self.processes.items()}
+
+
+# certificates
+
+_CA = "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"
+_SERVER = f"subjectAltName=IP:{HOST},DNS:localhost", "basicConstraints=critical,CA:FALSE"
+
+
+def make_certificates(folder: Path) -> None:
+    """`ca.crt`, and for this machine's own addresses `server.crt` and `server.key`, good for two days."""
+    folder.mkdir(exist_ok=True)
+    ca, server = (folder / "ca.crt", folder / "ca.key"), (folder / "server.crt", folder / "server.key")
+    for (certificate, key), name, said, signer in (
+        (ca, "a CA for tests", _CA, ()),
+        (server, HOST, _SERVER, ("-CA", str(ca[0]), "-CAkey", str(ca[1]))),
+    ):
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate), *signer]
+        command += [word for extension in said for word in ("-addext", extension)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise StackFailed(f"openssl made no certificate: {done.stderr.strip()[-500:]}")
 
 
 # starting
@@ -150,6 +189,9 @@ def minio_environment(stack: Stack) -> dict[str, str]:
         "MINIO_UPDATE": "off",
         "HOME": str(stack.folder / "minio"),
     }
+    if stack.tls:
+        # of its broker it trusts what Go does by default, not what lies in certs/CAs
+        environment["SSL_CERT_FILE"] = str(stack.ca_file)
     for layer in TARGETS:
         target = {
             "ENABLE": "on",
@@ -169,15 +211,25 @@ def minio_environment(stack: Stack) -> dict[str, str]:
 def _launch_minio(stack: Stack, parts: Parts) -> None:
     home = _home(stack, "minio")
     command = [str(parts.minio), "server", "--address", f"{HOST}:{stack.ports.minio}"]
-    command += ["--console-address", f"{HOST}:{stack.ports.console}", str(home / "data")]
-    _launch(stack, "minio", command, minio_environment(stack))
-    _wait(stack, "minio", lambda: minio_answers(stack.ports.minio))
+    command += ["--console-address", f"{HOST}:{stack.ports.console}"]
+    if stack.tls:
+        certificates = home / "certs"
+        certificates.mkdir(exist_ok=True)
+        for theirs, ours in (("public.crt", "server.crt"), ("private.key", "server.key")):
+            shutil.copy(stack.folder / "tls" / ours, certificates / theirs)
+        command += ["--certs-dir", str(certificates)]
+    _launch(stack, "minio", [*command, str(home / "data")], minio_environment(stack))
+    _wait(stack, "minio", lambda: minio_answers(stack.ports.minio, stack.trusted))
 
 
-def minio_answers(port: int) -> bool:
+def minio_answers(port: int, trusted: ssl.SSLContext | None = None) -> bool:
     """It is up, and no longer answers 503 (it does while it loads its configuration)."""
     for path, status in (("/minio/health/ready", 200), ("/", 403)):
-        connection = http.client.HTTPConnection(HOST, port, timeout=5)
+        connection = (
+            http.client.HTTPSConnection(HOST, port, timeout=5, context=trusted)
+            if trusted
+            else http.client.HTTPConnection(HOST, port, timeout=5)
+        )
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -214,11 +266,18 @@ def rabbitmq_environment(stack: Stack) -> dict[str, str]:
 def _launch_rabbitmq(stack: Stack, parts: Parts) -> None:
     home = _home(stack, "rabbitmq")
     environment = rabbitmq_environment(stack)
+    certificates = stack.folder / "tls"
+    listeners = (
+        f"listeners.tcp = none\nlisteners.ssl.default = {HOST}:{stack.ports.rabbitmq}\n"
+        f"ssl_options.cacertfile = {certificates / 'ca.crt'}\nssl_options.certfile = {certificates / 'server.crt'}\n"
+        f"ssl_options.keyfile = {certificates / 'server.key'}\nssl_options.verify = verify_none\n"
+        if stack.tls
+        else f"listeners.tcp.default = {HOST}:{stack.ports.rabbitmq}\n"
+    )
     files = {
         "rabbitmq-env.conf": "",
         "rabbitmq.conf": (
-            f"listeners.tcp.default = {HOST}:{stack.ports.rabbitmq}\n"
-            f"default_user = {USER}\ndefault_pass = {stack.passwords['rabbitmq']}\n"
+            f"{listeners}default_user = {USER}\ndefault_pass = {stack.passwords['rabbitmq']}\n"
             "disk_free_limit.absolute = 50MB\nlog.console = false\nlog.file = rabbitmq.log\n"
         ),
         "advanced.config": "[].\n",
@@ -232,13 +291,16 @@ def _launch_rabbitmq(stack: Stack, parts: Parts) -> None:
         _launch(stack, "epmd", command, environment)
         _wait(stack, "epmd", lambda: _connects(stack.ports.epmd))
     _launch(stack, "rabbitmq", [str(parts.rabbitmq)], environment)
-    _wait(stack, "rabbitmq", lambda: amqp_opens(stack.ports.rabbitmq, USER, stack.passwords["rabbitmq"]))
+    _wait(stack, "rabbitmq", lambda: amqp_opens(stack.ports.rabbitmq, USER, stack.passwords["rabbitmq"], stack.trusted))
 
 
-def amqp_opens(port: int, user: str, password: str) -> bool:
+def amqp_opens(port: int, user: str, password: str, trusted: ssl.SSLContext | None = None) -> bool:
     """Log in and open the virtual host `/`, as a client does."""
     try:
-        with socket.create_connection((HOST, port), timeout=5) as connection:
+        with contextlib.ExitStack() as opened_here:
+            connection = opened_here.enter_context(socket.create_connection((HOST, port), timeout=5))
+            if trusted:
+                connection = opened_here.enter_context(trusted.wrap_socket(connection, server_hostname=HOST))
             connection.sendall(b"AMQP\x00\x00\x09\x01")
             if _method(connection) != (10, 10):
                 return False
@@ -302,11 +364,27 @@ def _launch_postgresql(stack: Stack, parts: Parts) -> None:
         # after SIGKILL; it would take the zombie of its predecessor for a server that still runs
         (data / "postmaster.pid").unlink(missing_ok=True)
     settings = [f"-c{key}={value}" for key, value in POSTGRESQL_SETTINGS.items()]
+    if stack.tls:
+        settings += [
+            "-cssl=on",
+            *(f"-cssl_{kind}_file={_owned(home, stack, account, kind)}" for kind in ("cert", "key")),
+        ]
     command = [str(parts.postgresql / "postgres"), "-D", str(data), "-p", str(stack.ports.postgresql), *settings]
     _launch(stack, "postgresql", as_account(command, account), {"HOME": str(home)})
     _wait(stack, "postgresql", lambda: _psql(stack, parts, "template1", "SELECT 1"))
     if first and not _psql(stack, parts, "template1", f"CREATE DATABASE {USER}"):
         raise StackFailed(f"postgresql: the database {USER} could not be made{_log_end(stack, 'postgresql')}")
+
+
+def _owned(home: Path, stack: Stack, account: "pwd.struct_passwd | None", kind: str) -> Path:
+    """The certificate, or its key, as PostgreSQL's own: it takes no other's key."""
+    name = {"cert": "server.crt", "key": "server.key"}[kind]
+    own = home / name
+    shutil.copy(stack.folder / "tls" / name, own)
+    own.chmod(0o600)
+    if account is not None:
+        os.chown(own, account.pw_uid, account.pw_gid)
+    return own
 
 
 def _initialise_postgresql(stack: Stack, parts: Parts, account: "pwd.struct_passwd | None") -> None:
@@ -364,6 +442,8 @@ def _psql(stack: Stack, parts: Parts, database: str, statement: str) -> bool:
         "PGPASSWORD": stack.passwords["postgresql"],
         "PGCONNECT_TIMEOUT": "5",
     }
+    if stack.tls:
+        environment |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(stack.ca_file)}
     command = [str(parts.postgresql / "psql"), "-XqAt", "-h", HOST, "-p", str(stack.ports.postgresql)]
     command += ["-U", USER, "-d", database, "-c", statement]
     asked = subprocess.run(command, check=False, env=environment, stdin=subprocess.DEVNULL, capture_output=True)

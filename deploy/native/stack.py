@@ -33,6 +33,7 @@ from servers import (
     Stack,
     StackFailed,
     free_ports,
+    make_certificates,
     new_password,
     start_server,
     stop_server,
@@ -224,10 +225,11 @@ def bring_up(
     owner: Process | None = None,
     *,
     minio: Callable[[Stack], dict[str, str]] | None = None,
+    tls: bool = False,
 ) -> Stack:
     """Start all three servers, PostgreSQL beside the others; MinIO last, so that it finds its broker.
 
-    `minio`: settings of MinIO's in place of ours.
+    `minio`: settings of MinIO's in place of ours. `tls`: all three speak TLS and nothing else.
 
     On any failure nothing stays behind. PartMissing, StackFailed.
     """
@@ -239,7 +241,9 @@ def bring_up(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)  # PostgreSQL's user has to reach its own folder; state and settings are 0600
-    stack = Stack(folder, free_ports(), {name: new_password() for name in NAMES}, owner=owner)
+    stack = Stack(folder, free_ports(), {name: new_password() for name in NAMES}, owner=owner, tls=tls)
+    if tls:
+        make_certificates(folder / "tls")
     if minio is not None:
         stack.minio = minio(stack)
     _save(stack)

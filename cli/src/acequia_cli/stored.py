@@ -192,6 +192,7 @@ class Servers:
             region=minio.region,
             connect_timeout=10,
             request_timeout=60,
+            tls_ca_file_path=minio.ca_file or None,
         )
 
     async def raw(self, dataset: str, until: datetime | None) -> Files:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from acequia.errors import ConfigurationError
@@ -22,6 +22,7 @@ class MinioSettings(BaseSettings):
     access_key: str
     secret_key: SecretStr
     secure: bool = False
+    ca_file: Annotated[str, Field(description="PEM of the CAs that TLS trusts; empty: the system's")] = ""
     region: str = "us-east-1"
     arn: Annotated[str, Field(description="ARN of a notification target; {region} and {target} are filled in")] = (
         "arn:minio:sqs:{region}:{target}:amqp"
@@ -34,7 +35,11 @@ class RabbitSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RABBITMQ_", extra="ignore")
 
-    url: Annotated[SecretStr, Field(description="amqp://user:password@host:5672/vhost")]
+    url: Annotated[SecretStr, Field(description="amqp://user:password@host:5672/vhost; amqps:// for TLS")]
+    ca_file: Annotated[str, Field(description="PEM of the CAs that TLS trusts; empty: the system's")] = ""
+
+
+SslMode: TypeAlias = Literal["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
 class PostgresSettings(BaseSettings):
@@ -47,6 +52,18 @@ class PostgresSettings(BaseSettings):
     user: str = "acequia"
     password: SecretStr
     database: str = "acequia"
+    sslmode: Annotated[
+        SslMode,
+        Field(description="As libpq means it; empty: verify-full where there is a ca_file, else prefer"),
+    ] = ""
+    ca_file: Annotated[str, Field(description="PEM of the CAs that TLS trusts; empty: the system's")] = ""
+
+    @field_validator("ca_file")
+    @classmethod
+    def _verified(cls, ca_file: str, given: ValidationInfo) -> str:
+        if ca_file and given.data.get("sslmode", "") not in ("", "verify-ca", "verify-full"):
+            raise ValueError("without PG_SSLMODE=verify-ca or verify-full it would not be looked at")
+        return ca_file
 
 
 class AcequiaSettings(BaseSettings):

@@ -1,18 +1,22 @@
 """How PostgreSQL is reached and asked: our queries' texts, and the only place where asyncpg's errors are translated."""
 
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
 from asyncpg import exceptions as pg
 from asyncpg.pool import PoolConnectionProxy
 
+from acequia.adapters.tls import trusting
 from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
-from acequia.settings import PostgresSettings
+from acequia.settings import PostgresSettings, SslMode
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+_Asyncpgs: TypeAlias = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """What a call of asyncpg's may raise; TimeoutError is an OSError."""
@@ -48,14 +52,28 @@ class Address:
     port: int
     database: str
     user: str
-    password: str
+    password: str = field(repr=False)
     setting: str = "PG"
+    sslmode: SslMode = ""
+    ca_file: str = ""
 
     @classmethod
     def of(cls, settings: PostgresSettings, *, host: str | None = None) -> "Address":
         """Where the role at run time finds its database. `host`: another one, or the folder of the server's socket."""
         password = settings.password.get_secret_value()
-        return cls(host or settings.host, settings.port, settings.database, settings.user, password)
+        return cls(
+            host or settings.host,
+            settings.port,
+            settings.database,
+            settings.user,
+            password,
+            sslmode=settings.sslmode,
+            ca_file=settings.ca_file,
+        )
+
+    def by(self, user: str, password: str, *, setting: str) -> "Address":
+        """The same database, asked by another role."""
+        return replace(self, user=user, password=password, setting=setting)
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}:{self.port}/{self.database}"
@@ -69,10 +87,20 @@ class Address:
             "user": self.user,
             "password": self.password or None,
             "database": self.database,
+            "ssl": secured(self.sslmode, self.ca_file),
             "timeout": 5,
             # compiling our queries takes longer than running them
             "server_settings": {"application_name": "acequia-auditor", "timezone": "UTC", "jit": "off"},
         }
+
+
+def secured(sslmode: SslMode, ca_file: str) -> ssl.SSLContext | _Asyncpgs | None:
+    """`ssl` of asyncpg's: it knows no CA file by a setting. Raises ConfigurationError where that can't be read."""
+    if not ca_file and not sslmode.startswith("verify-"):
+        return sslmode or None
+    context = trusting(ca_file, "PG_CA_FILE")
+    context.check_hostname = sslmode != "verify-ca"
+    return context
 
 
 def translate(error: Exception, at: Address) -> Exception:

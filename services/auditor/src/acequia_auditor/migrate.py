@@ -63,7 +63,7 @@ async def bring_up_to_date(settings: PostgresSettings, migration: MigrationSetti
         owner = runtime
     else:
         password = migration.password.get_secret_value()
-        owner = Address(runtime.host, runtime.port, runtime.database, migration.user, password, setting="PG_MIGRATION")
+        owner = runtime.by(migration.user, password, setting="PG_MIGRATION")
     try:
         connection = await asyncpg.connect(**owner.arguments)
         try:

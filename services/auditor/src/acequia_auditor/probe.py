@@ -12,7 +12,7 @@ from asyncpg import exceptions as pg
 
 from acequia.errors import AcequiaError, ConfigurationError, TransientFailure
 from acequia.settings import PostgresSettings
-from acequia_auditor.connect import ASYNCPG_ERRORS, MIGRATE, query
+from acequia_auditor.connect import ASYNCPG_ERRORS, MIGRATE, query, secured
 from acequia_auditor.migrate import migrations
 
 _SECONDS = 5.0
@@ -42,6 +42,7 @@ async def look_at_database(settings: PostgresSettings) -> DatabaseLook:
             user=settings.user,
             password=settings.password.get_secret_value() or None,
             database=settings.database,
+            ssl=secured(settings.sslmode, settings.ca_file),
             timeout=_SECONDS,
             command_timeout=_SECONDS,
             server_settings={"application_name": "acequia-doctor"},
@@ -100,7 +101,7 @@ def _told(error: Exception, settings: PostgresSettings, where: str) -> AcequiaEr
             said = _away(f"nobody knows the host of PG_HOST={settings.host}")
         case ssl.SSLError():
             said = ConfigurationError(
-                f"PostgreSQL at {where}: no TLS connection: {error}", mend="set PGSSLMODE and PGSSLROOTCERT"
+                f"PostgreSQL at {where}: no TLS connection: {error}", mend="set PG_SSLMODE and PG_CA_FILE"
             )
         case TimeoutError():
             said = _away(f"PostgreSQL at {where} does not answer within {_SECONDS:g} s")

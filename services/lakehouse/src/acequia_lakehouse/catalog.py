@@ -9,9 +9,11 @@ from pathlib import Path
 from pydantic import SecretStr
 from pyiceberg.catalog import Catalog, load_catalog
 
+from acequia.adapters.tls import trusting
 from acequia.errors import ConfigurationError, TransientFailure
 from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
+from acequia_lakehouse.files import CA_FILE, TRUSTING
 from acequia_lakehouse.problems import CATALOG, Outdone, translated
 from acequia_lakehouse.settings import LakehouseSettings
 
@@ -47,6 +49,9 @@ class Place:
             "s3.connect-timeout": "10",
             "s3.request-timeout": "60",
         }
+        if minio.secure and minio.ca_file:
+            trusting(minio.ca_file, "MINIO_CA_FILE")
+            properties |= {"py-io-impl": TRUSTING, CA_FILE: minio.ca_file}
         return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties, buckets.prefix)
 
     @classmethod

@@ -25,6 +25,7 @@ from miniopy_async.helpers import check_bucket_name
 from miniopy_async.lifecycleconfig import AbortIncompleteMultipartUpload, LifecycleConfig, Rule
 from miniopy_async.notificationconfig import NotificationConfig, QueueConfig, SuffixFilterRule
 
+from acequia.adapters.tls import trusting
 from acequia.errors import AcequiaError, ConfigurationError, InputGone, RejectedInput, TransientFailure
 from acequia.layers import Buckets, Layer
 from acequia.ports import ObjectInfo
@@ -93,7 +94,7 @@ class MinioStore:
     async def open(cls, settings: MinioSettings, buckets: Buckets) -> Self:
         """Make the client; nothing is sent yet, so a store that is away does not matter here (`check` tells).
 
-        Raises ConfigurationError where the endpoint or the buckets' prefix cannot be used at all.
+        Raises ConfigurationError where the endpoint, the CA file or the buckets' prefix cannot be used at all.
         """
         for layer in Layer:
             try:
@@ -102,8 +103,9 @@ class MinioStore:
                 raise ConfigurationError(f"ACEQUIA_BUCKET_PREFIX={buckets.prefix}: {error}") from None
         if not settings.endpoint or any(sign in "/@" or sign.isspace() for sign in settings.endpoint):
             raise ConfigurationError(f"MINIO_ENDPOINT={settings.endpoint}: host:port is expected, without http://")
+        trusted = trusting(settings.ca_file, "MINIO_CA_FILE") if settings.secure else True
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=256),
+            connector=aiohttp.TCPConnector(limit=256, ssl=trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_CALL_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # the object's bytes as they lie there, whatever its Content-Encoding says
@@ -530,7 +532,7 @@ class MinioStore:
             case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
                 result = ConfigurationError(
                     f"MINIO_ENDPOINT={self._settings.endpoint}, MINIO_SECURE={self._settings.secure}: "
-                    f"no TLS connection: {error}"
+                    f"no TLS connection: {error} (MINIO_CA_FILE: the CAs that are trusted)"
                 )
             case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
                 result = self._no_s3("not even HTTP")

@@ -52,7 +52,7 @@ class MinioProbe(MinioStore):
         except aiohttp.ClientConnectorCertificateError as error:
             raise ConfigurationError(
                 f"{self._server} shows a certificate that this machine does not trust: {error.certificate_error}",
-                mend="install the CA that signed it where this runs (SSL_CERT_FILE=/path/to/ca.pem), or use the host "
+                mend="set MINIO_CA_FILE=/path/to/ca.pem, the CA that signed it, or use the host "
                 "name that the certificate is for in MINIO_ENDPOINT",
             ) from None
         except aiohttp.ClientConnectorSSLError:

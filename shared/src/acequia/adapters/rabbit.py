@@ -31,6 +31,7 @@ from aio_pika.exceptions import (
 )
 from yarl import URL
 
+from acequia.adapters.tls import trusting
 from acequia.errors import AcequiaError, ConfigurationError, QueueFull, TransientFailure
 from acequia.ports import Ack, Dead, Delivery, HandBack, Handler, Message, Retry, Settlement
 from acequia.settings import RabbitSettings
@@ -81,6 +82,7 @@ class RabbitBus:
         if url.scheme not in ("amqp", "amqps") or not url.host:
             raise ConfigurationError("RABBITMQ_URL: amqp://user:password@host:5672/vhost is expected")
         self._url = url if "heartbeat" in url.query else url.update_query(heartbeat=_HEARTBEAT)
+        self._trusted = trusting(settings.ca_file, "RABBITMQ_CA_FILE") if url.scheme == "amqps" else None
         self._timeout = timeout
         self._patience = publish_patience
         self._connection: AbstractConnection | None = None
@@ -234,7 +236,9 @@ class RabbitBus:
         try:
             with self.edge():
                 async with asyncio.timeout(self._timeout):
-                    connection = await aio_pika.connect(self._url, client_properties={"connection_name": "acequia"})
+                    connection = await aio_pika.connect(
+                        self._url, client_properties={"connection_name": "acequia"}, ssl_context=self._trusted
+                    )
         except AcequiaError as error:
             return error
         self._connection = connection
@@ -313,7 +317,7 @@ class RabbitBus:
 
     @property
     def server(self) -> str:
-        return f"RabbitMQ at {self._url.host}:{self._url.port or 5672}"
+        return f"RabbitMQ at {self._url.host}:{self._url.port or (5671 if self._url.scheme == 'amqps' else 5672)}"
 
     # publishing
 

@@ -59,8 +59,7 @@ class RabbitProbe(RabbitBus):
         port = self._url.port or (5671 if secure else 5672)
         try:
             async with asyncio.timeout(_SECONDS):
-                context = ssl.create_default_context() if secure else None
-                reader, writer = await asyncio.open_connection(host, port, ssl=context)
+                reader, writer = await asyncio.open_connection(host, port, ssl=self._trusted)
                 try:
                     writer.write(_GREETING)
                     try:
@@ -73,7 +72,7 @@ class RabbitProbe(RabbitBus):
         except ssl.SSLCertVerificationError as error:
             raise ConfigurationError(
                 f"{host}:{port} shows a certificate that this machine does not trust: {error.verify_message}",
-                mend="install the CA that signed it where this runs (SSL_CERT_FILE=/path/to/ca.pem)",
+                mend="set RABBITMQ_CA_FILE=/path/to/ca.pem, the CA that signed it",
             ) from None
         except ssl.SSLError:
             raise ConfigurationError(

@@ -1,0 +1,16 @@
+"""Whom a TLS connection of ours trusts."""
+
+import ssl
+
+from acequia.errors import ConfigurationError
+
+
+def trusting(ca_file: str, setting: str) -> ssl.SSLContext:
+    """For a client that checks certificates and names: by the CAs of `ca_file` (PEM) alone, or by the system's.
+
+    Raises ConfigurationError, which names `setting`, where the file can't be read or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise ConfigurationError(f"{setting}={ca_file}: no CA certificates in PEM can be read there: {error}") from None
