@@ -102,7 +102,7 @@ async def test_a_chain_runs_and_its_table_is_read_over_tls_alone(
     run_id = fleet.post(rows=40, rate=0.1).json()["run_id"]
     page = fleet.finished(run_id)
     assert page["rows_in"] == page["rows_silver"] == 40, page
-    for layer in ("raw", "silver"):
+    for layer in ("bronze", "silver"):
         asked = acequia("query", f"SELECT count(*) AS rows FROM {layer}.network_events", "--format", "json")
         assert asked.returncode == 0, asked.stderr
         assert json.loads(asked.stdout) == [{"rows": 40}]
