@@ -56,6 +56,11 @@ k8s-local: ## images and secrets for deploy/k8s/overlays/local, into the cluster
 compose-test: venv ## compose.yaml as a user would try it: images, the whole stack, chains; needs a Docker engine
 	@ACEQUIA_REQUIRE_COMPOSE=1 $(BIN)/pytest tests/e2e/test_compose.py $(ARGS)
 
+.PHONY: k8s-test
+k8s-test: venv ## deploy/k8s in the cluster of kubectl's context, from nothing, under faults; SEED= repeats, SHORT=1 is shorter
+	@ACEQUIA_REQUIRE_K8S=1 ACEQUIA_K8S_SHORT='$(SHORT)' ACEQUIA_K8S_SEED='$(SEED)' \
+		$(BIN)/pytest -q -s --maxfail=1 tests/k8s $(ARGS)
+
 .PHONY: hostile-page
 hostile-page: venv ## docs/hostile-input.md from the table of tests/hostile
 	@PYTHONPATH=tests $(BIN)/python -m hostile.page

@@ -62,21 +62,21 @@ class Source:
         return self.kind in ("garbage", "large garbage", "truncated")
 
 
-def draw_sources(seed: int, count: int) -> list[Source]:
-    """`count` sources, the same for the same seed."""
-    sources = [_draw(Random(f"{seed} source {n}"), seed, n) for n in range(count)]
+def draw_sources(seed: int, count: int, first: int = 0) -> list[Source]:
+    """`count` sources, the same for the same seed, numbered from `first` on."""
+    sources = [_draw(Random(f"{seed} source {n}"), seed, n, first) for n in range(first, first + count)]
     for source in sources:
         if source.same_as is None:
             continue
-        first = sources[source.same_as]
-        if first.kind in ("upload", "dropped file", "same content again"):
-            source.rows, source.unparsable, source.content = first.rows, first.unparsable, first.content
+        model = sources[source.same_as - first]
+        if model.kind in ("upload", "dropped file", "same content again"):
+            source.rows, source.unparsable, source.content = model.rows, model.unparsable, model.content
         else:  # that one is no file: a first one after all
             source.kind, source.rows, source.content = "upload", 50, zeek(source.number, 50, 0)
     return sources
 
 
-def _draw(rng: Random, seed: int, number: int) -> Source:
+def _draw(rng: Random, seed: int, number: int, first: int) -> Source:
     (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
     rows, key = rng.randint(20, 200), f"chaos-{seed}-{number}"
     match kind:
@@ -84,8 +84,8 @@ def _draw(rng: Random, seed: int, number: int) -> Source:
             return Source(number, kind, key, rows)
         case "request without a key":
             return Source(number, kind, "", rows)
-        case "same content again" if number:
-            return Source(number, kind, key, same_as=rng.randrange(number))
+        case "same content again" if number > first:
+            return Source(number, kind, key, same_as=rng.randrange(first, number))
         case "garbage":
             return Source(number, kind, key, content=b"\xff\xd8\xff\xe0" + rng.randbytes(3000))
         case "large garbage":  # in parts: what a killed upload leaves of them must go
