@@ -133,6 +133,18 @@ class Meters:
             ["stage"],
             registry=self.registry,
         )
+        self.dead = Counter(
+            "acequia_dead_letters_total",
+            "Dead letters that the auditor stored, by the stage that gave them up",
+            ["stage"],
+            registry=self.registry,
+        )
+        self.sent_again = Counter(
+            "acequia_sent_again_total",
+            "Orphans that the reconciler sent again, by the stage that had not dealt with them",
+            ["stage"],
+            registry=self.registry,
+        )
 
 
 @dataclass(slots=True)

@@ -70,6 +70,7 @@ async def test_a_lost_event_of_each_layer_is_sent_to_its_reader_alone_as_the_sto
     await lose_all(workshop)
     result = await Sweeper(workshop, TABLE).sweep(grace=0)
     assert (result.sent, [o.uri for o in result.orphans]) == (1, [info.uri])
+    assert workshop.meters.registry.get_sample_value("acequia_sent_again_total", {"stage": stage}) == 1
     for reader in READERS:
         found = [event_of(d) for d in await taken(workshop, reader.queue)]
         if reader.stage == stage:
@@ -197,14 +198,16 @@ class NoDatabase:
 
 async def die(workshop: Workshop, stage: str, message: Message) -> list[str]:
     """The auditor is handed a dead message; the keys of what it writes down."""
-    writer = DeadLetterWriter(NoDatabase(), workshop.store, buckets=BUCKETS)  # type: ignore[arg-type]
+    writer = DeadLetterWriter(NoDatabase(), workshop.store, buckets=BUCKETS, meters=workshop.meters)  # type: ignore[arg-type]
     task = asyncio.create_task(writer.handle(Delivery(f"acequia.{stage}.dead", message)))
     found: list[str] = []
     while not found:
         await asyncio.sleep(0.01)
         found = [i.key async for i in workshop.store.list_objects(Layer.LEDGER, "dead/")]
+    await asyncio.sleep(0.3)  # it tries the table more than once, and counts once
     await writer.close()
     await task
+    assert workshop.meters.registry.get_sample_value("acequia_dead_letters_total", {"stage": stage}) == 1
     return found
 
 

@@ -45,7 +45,7 @@ from acequia.layers import (
     stage_key,
 )
 from acequia.ports import Ack, Delivery, HandBack, Message, ObjectStore, Settlement
-from acequia.runner import JSON, foreign_stem
+from acequia.runner import JSON, Meters, foreign_stem
 from acequia.topology import READERS, dead_queue
 from acequia_auditor.connect import Connection, query
 from acequia_auditor.database import RETRY_FIRST, RETRY_MOST, Database
@@ -128,8 +128,17 @@ class DeadLetterWriter:
     """
 
     def __init__(
-        self, database: Database, store: ObjectStore, publish: Publish | None = None, *, buckets: Buckets | None = None
+        self,
+        database: Database,
+        store: ObjectStore,
+        publish: Publish | None = None,
+        *,
+        buckets: Buckets | None = None,
+        meters: Meters | None = None,
     ) -> None:
+        self._meters = meters or Meters()
+        for reader in READERS:  # a first one is seen as a rise only where there was a nought before
+            self._meters.dead.labels(reader.stage)
         self._database = database
         self._store = store
         self._publish = publish
@@ -139,13 +148,16 @@ class DeadLetterWriter:
     async def handle(self, delivery: Delivery) -> Settlement:
         """Ack once it lies in LEDGER and in the table; HandBack on `close`. Nothing dies twice: there is no Dead."""
         seen_at = utc_now()
-        pause = RETRY_FIRST
+        pause, counted = RETRY_FIRST, False
         while not self._closed.is_set():
             try:
                 if await self._stored_after_all(delivery):
                     return Ack()
                 letter = await self._letter(delivery, seen_at)
                 stored = await self._store_letter(letter)
+                if not counted:
+                    self._meters.dead.labels(stored.record.stage).inc()
+                    counted = True
                 if self._publish is not None:
                     await self._publish(stored.record)
                 await store_letters(self._database, [stored])

@@ -47,7 +47,9 @@ class AuditorService:
         self._database = database
         self._settings = settings
         self._writer = AuditWriter(database)
-        self._dead_letters = DeadLetterWriter(database, workshop.store, buckets=workshop.buckets)
+        self._dead_letters = DeadLetterWriter(
+            database, workshop.store, buckets=workshop.buckets, meters=workshop.meters
+        )
         self._subscriptions: list[Subscription] = []
         self._timers: list[asyncio.Task[None]] = []
         self._anchored = 0

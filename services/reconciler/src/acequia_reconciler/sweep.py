@@ -109,6 +109,8 @@ class Sweeper:
         full_every: float = 86_400.0,
     ) -> None:
         self._workshop = workshop
+        for reader in READERS:  # a first one is seen as a rise only where there was a nought before
+            workshop.meters.sent_again.labels(reader.stage)
         self._topology = topology
         self._queue_limit = queue_limit
         self._rate = rate
@@ -275,6 +277,7 @@ class Sweeper:
             self._sent[sent] = time.monotonic()
             room[queue] -= 1
             result.sent += 1
+            self._workshop.meters.sent_again.labels(self._topology.queue(queue).stage).inc()
 
     async def _message(self, orphan: Orphan) -> Message | None:
         """What is sent: the command, or an object's event. None: it is gone."""
