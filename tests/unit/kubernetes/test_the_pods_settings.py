@@ -174,4 +174,9 @@ def test_every_configmap_is_read_by_somebody(composed: Composed) -> None:
             for d in of_kind(documents, "ConfigMap")
             if "grafana_dashboard" in d["metadata"].get("labels", {})
         }
-        assert data_of(documents, "ConfigMap").keys() == read | mounted | dashboards
+        asked = {
+            reference["name"]
+            for authentication in of_kind(documents, "TriggerAuthentication")
+            for reference in authentication["spec"].get("configMapTargetRef", ())
+        }
+        assert data_of(documents, "ConfigMap").keys() == read | mounted | dashboards | asked
