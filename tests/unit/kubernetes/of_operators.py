@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python -m unit.kubernetes.of_operators FOLDER
 
-FOLDER holds the operators' own CustomResourceDefinitions as YAML: KEDA's, 2.21.0. Kinds of which it has none are left out:
-test_operators.py holds those against the definitions themselves, where these are at hand. A field that a definition does not know ends it with an error: this is where a manifest is held against the whole of it.
+FOLDER holds the operators' own CustomResourceDefinitions as YAML; test_operators.py says of which versions, and checks
+against the whole of them where they are at hand. A field that a definition does not know ends it with an error.
 """
 
 import json
@@ -101,8 +101,7 @@ def schemas(documents: Iterable[Document], known: Mapping[str, Mapping[str, Any]
 
 
 def main(folder: str) -> None:
-    known = definitions(Path(folder))
-    made = schemas((document for document in used() if kind_of(document) in known), known)
+    made = schemas(used(), definitions(Path(folder)))
     SCHEMAS.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
     sys.stderr.write("".join(f"{kind}\n" for kind in made))
 
