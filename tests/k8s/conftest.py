@@ -7,6 +7,7 @@ gone afterwards (ACEQUIA_K8S_KEEP=1: it stays). What fails prints the pods' even
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         place.bring_up(tmp_path_factory.mktemp("k8s"))
         yield place
     except BaseException:
-        sys.stderr.write(place.cluster.report())
+        with suppress(Exception):
+            sys.stderr.write(place.cluster.report())
         raise
     finally:
         TOLD.extend(place.told)
@@ -62,11 +64,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = outcome.get_result()
     place = getattr(item, "funcargs", {}).get("place")
     if report.when == "call" and report.failed and place is not None:
-        said = place.cluster.report(most=400)
+        try:
+            said = place.cluster.report(most=400)
+        except Exception as error:
+            said = f"the cluster does not tell: {error!r}"
         folder = Path(os.environ.get("ACEQUIA_K8S_REPORTS") or ".k8s-reports")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{item.name}.txt").write_text(said)
-        report.sections.append((f"the cluster (all of it: {folder / item.name}.txt)", place.cluster.report()))
+        report.sections.append((f"the cluster (all of it: {folder / item.name}.txt)", said[-30_000:]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
