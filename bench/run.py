@@ -9,6 +9,7 @@
     make bench                                everything, 5 to 10 minutes
     make bench ARGS='--quick'                 fewer rounds, 100,000 rows instead of 1,000,000
     make bench ARGS='--only small'            one scenario: small (10 rows), large (1,000,000 rows), burst (200 files)
+    make bench ARGS='--only sizing'           each stage alone, by replicas: objects/s, rows/s, processor (sizing.py)
     make bench ARGS='--json out.json'         where the numbers go (default: bench/results/<time>.json)
 
 It wants servers of its own (`make bench` brings them up and takes them down again) and a machine that is idle: look at
@@ -50,6 +51,7 @@ import asyncpg  # noqa: E402
 import floor as bare  # noqa: E402
 import httpx  # noqa: E402
 import polars as pl  # noqa: E402
+import sizing  # noqa: E402
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage  # noqa: E402
 
 from acequia.adapters.minio import MinioStore  # noqa: E402
@@ -288,7 +290,9 @@ class Acequia:
         self.channel = channel
         self.prefix = prefix
         logs.mkdir()
-        given = {k: v for k, v in os.environ.items() if k.startswith(("MINIO_", "RABBITMQ_", "PG_"))}
+        given = {
+            k: v for k, v in os.environ.items() if k.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_LAKEHOUSE_"))
+        }
         own = {
             "ACEQUIA_BUCKET_PREFIX": prefix,
             "ACEQUIA_TRAINER_WINDOW_OBJECTS": "0",
@@ -661,6 +665,8 @@ def _chain_result(title: str, found: Mapping[str, list[Any]]) -> Result:
 
 
 SCENARIOS = ("small", "large", "burst")
+SIZING = "sizing"
+"""No comparison, but what each stage does alone."""
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -668,13 +674,20 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     rounds = {"small": 5 if quick else 15, "large": 2 if quick else 3, "burst": 1 if quick else 3}
     if options.rounds:
         rounds = dict.fromkeys(SCENARIOS, options.rounds)
-    wanted = options.only or SCENARIOS
+    wanted = options.only or (*SCENARIOS, SIZING)
     load_before = os.getloadavg()[0]
     if load_before > (os.cpu_count() or 1):
         say(f"the machine is busy (load {load_before:.1f}): the numbers will be of little use")
     results: list[Result] = []
     mark = uuid4().hex[:8]
+    sized: list[tuple[sizing.Load, sizing.Measured]] = []
+    if SIZING in wanted:
+        say("each stage alone")
+        loads = sizing.QUICK if quick else sizing.LOADS
+        sized = await sizing.measure(loads, options.rounds or (1 if quick else 3), say)
     async with AsyncExitStack() as stack:
+        if set(wanted) == {SIZING}:
+            return _document(load_before, rounds, results, sized)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="acequia-bench-")))
         connection = await aio_pika.connect(os.environ["RABBITMQ_URL"])
         await stack.enter_async_context(connection)
@@ -708,6 +721,18 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             stack.push_async_callback(bench.acequia.close)
             await bench.acequia.start()
             await bench.idle_burst(rounds["burst"], results[-1])
+    return _document(load_before, rounds, results, sized)
+
+
+def _document(
+    load_before: float,
+    rounds: Mapping[str, int],
+    results: Sequence[Result],
+    sized: Sequence[tuple[sizing.Load, sizing.Measured]],
+) -> dict[str, Any]:
+    texts = [result.show() for result in results]
+    if sized:
+        texts.append(f"each stage alone; processor time in ms an object\n{sizing.table(sized)}")
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "load": [load_before, os.getloadavg()[0]]},
@@ -717,7 +742,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         },
         "rounds": rounds,
         "scenarios": {result.title: result.document for result in results},
-        "text": "\n\n".join(result.show() for result in results),
+        "sizing": sizing.documents(sized),
+        "text": "\n\n".join(texts),
     }
 
 
@@ -726,7 +752,9 @@ def main() -> int:
         prog="bench/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, 100,000 rows instead of 1,000,000")
-    parser.add_argument("--only", choices=SCENARIOS, action="append", help="this scenario; may be given again")
+    parser.add_argument(
+        "--only", choices=(*SCENARIOS, SIZING), action="append", help="this scenario; may be given again"
+    )
     parser.add_argument("--rounds", type=int, help="so many rounds of each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers go")
     options = parser.parse_args()
