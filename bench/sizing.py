@@ -161,8 +161,8 @@ async def _chain(channel: AbstractChannel, load_: Load, replicas: int, seed: int
         ear = Ear()
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind(AUDIT, "#")
-        await queue.consume(ear.hear, no_ack=True)
         stack.push_async_callback(queue.delete, if_unused=False, if_empty=False)
+        stack.push_async_callback(queue.cancel, await queue.consume(ear.hear, no_ack=True))
         for stage in SCALED if replicas > 1 else STAGES:
             found += [await _stage(channel, ear, prefix, folder, stage, replicas, load_)]
         if replicas == 1:
@@ -188,6 +188,7 @@ async def _stage(
         await asyncio.gather(*(asyncio.to_thread(fleet.stop, name) for name in names))
     finally:
         fleet.close()
+    rows = rows or load_.files * load_.rows  # a training, and its evaluation, are over all of them
     return Measured(stage, replicas, objects, rows, at - began, used)
 
 

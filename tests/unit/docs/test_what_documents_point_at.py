@@ -58,9 +58,9 @@ def test_a_test_that_is_named_exists(path: Path) -> None:
 
 
 def test_every_target_of_make_that_is_named_is_there() -> None:
-    there = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    there = set(re.findall(r"^([a-z0-9-]+):", text_of("Makefile"), re.MULTILINE))
     named = {
-        match for path in DOCUMENTS for match in re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(), re.MULTILINE)
+        match for path in DOCUMENTS for match in re.findall(r"(?:^|`)make ([a-z0-9-]+)", path.read_text(), re.MULTILINE)
     }
     assert {"demo", "test"} <= named
     assert named - there == set()
