@@ -66,7 +66,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.when == "call" and report.failed and place is not None:
         try:
             said = place.cluster.report(most=400)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  what failed is told in any case
             said = f"the cluster does not tell: {error!r}"
         folder = Path(os.environ.get("ACEQUIA_K8S_REPORTS") or ".k8s-reports")
         folder.mkdir(parents=True, exist_ok=True)
