@@ -97,6 +97,15 @@ def test_each_policy_is_about_somebody(composed: Composed) -> None:
             assert any(selects(selector, labels) for labels in everybody), (policy["metadata"]["name"], selector)
 
 
+def test_each_rule_says_to_whom_and_to_which_ports(composed: Composed) -> None:
+    for folder in ("overlays/local", "overlays/production", "with-autoscale-queue"):
+        for policy in of_kind(composed(folder), "NetworkPolicy"):
+            for way, side in (("ingress", "from"), ("egress", "to")):
+                for rule in policy["spec"].get(way, ()):
+                    assert rule[side], policy["metadata"]["name"]
+                    assert rule["ports"], policy["metadata"]["name"]
+
+
 def test_every_pod_may_ask_for_names(composed: Composed) -> None:
     (names,) = [p for p in of_kind(composed("overlays/local"), "NetworkPolicy") if p["metadata"]["name"] == "names"]
     assert names["spec"]["podSelector"] == {}
