@@ -98,7 +98,7 @@ def test_each_policy_is_about_somebody(composed: Composed) -> None:
 
 
 def test_each_rule_says_to_whom_and_to_which_ports(composed: Composed) -> None:
-    for folder in ("overlays/local", "overlays/production", "with-autoscale-queue"):
+    for folder in ("overlays/local", "with-autoscale-queue"):
         for policy in of_kind(composed(folder), "NetworkPolicy"):
             for way, side in (("ingress", "from"), ("egress", "to")):
                 for rule in policy["spec"].get(way, ()):
