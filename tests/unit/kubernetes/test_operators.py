@@ -19,6 +19,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,6 +73,7 @@ def closed(schema: Any) -> Any:
     return made
 
 
+@cache
 def schemas(folder: Path) -> dict[tuple[str, str], Any]:
     """(apiVersion, kind) -> schema, of each version that is served."""
     found = {}
