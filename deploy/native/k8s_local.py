@@ -16,8 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from parts import say
-
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = ROOT / "deploy/k8s/overlays/local"
 TAG = "k8s"
@@ -139,6 +137,10 @@ def load_images(load: Sequence[str], images: Sequence[str]) -> None:
     if load:
         say(f"into the cluster: {shlex.join(load)} {' '.join(images)}")
         _run(*load, *images)
+
+
+def say(text: str) -> None:
+    print(f"k8s-local: {text}", file=sys.stderr, flush=True)
 
 
 def _there(image: str) -> bool:
