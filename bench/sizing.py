@@ -196,7 +196,8 @@ async def _auditor(channel: AbstractChannel, prefix: str, folder: Path) -> Measu
     """The records that all of it has made, once more: they waited."""
     queue = await channel.get_queue(AUDIT_QUEUE)
     depth = (await channel.declare_queue(AUDIT_QUEUE, passive=True)).declaration_result.message_count or 0
-    waiting = await _taken(channel, AUDIT_QUEUE, depth)
+    by_id = {json.loads(message.body)["event_id"]: message for message in await _taken(channel, AUDIT_QUEUE, depth)}
+    waiting = list(by_id.values())  # what was said twice is stored once
     fleet = fleet_of(prefix, folder, ["auditor"])
     connection = await asyncpg.connect(
         host=os.environ["PG_HOST"],
