@@ -43,6 +43,11 @@ def say(line: str) -> None:
     print(f"stack: {line}", file=sys.stderr, flush=True)
 
 
+def cache_folder() -> Path:
+    """Where what was fetched for the stack and the tests is kept, for all checkouts of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acequia"
+
+
 def find_parts() -> Parts:
     """Every program, fetched where it is not here yet. PartMissing where one cannot be had."""
     packages = [
@@ -82,8 +87,7 @@ def find_postgresql() -> Path | None:
 
 
 def cached_minio() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "acequia" / f"minio-{MINIO_VERSION}" / "minio"
+    return cache_folder() / f"minio-{MINIO_VERSION}" / "minio"
 
 
 def find_minio() -> Path | None:
@@ -109,7 +113,7 @@ def build_minio() -> Path:
     """Build the pinned MinIO into the cache. One builder at a time; the others wait and use what it built."""
     target = cached_minio()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(target.parent / "lock"):
+    with only_one(target.parent / "lock"):
         if os.access(target, os.X_OK):
             return target
         go = find_go() or install_go()
@@ -122,7 +126,7 @@ def build_minio() -> Path:
             )
             if built.returncode != 0:
                 raise PartMissing(
-                    f"MinIO could not be built (`{' '.join(command[1:])}`): {_last_line(built.stdout)};"
+                    f"MinIO could not be built (`{' '.join(command[1:])}`): {last_line(built.stdout)};"
                     " it needs Go and a module proxy"
                 )
             (Path(folder) / "minio").replace(target)
@@ -200,7 +204,7 @@ def _apt(arguments: list[str]) -> None:
         text=True,
     )
     if done.returncode != 0:
-        raise PartMissing(f"`apt-get {' '.join(arguments)}` failed: {_last_line(done.stdout)}")
+        raise PartMissing(f"`apt-get {' '.join(arguments)}` failed: {last_line(done.stdout)}")
 
 
 @contextlib.contextmanager
@@ -228,7 +232,7 @@ def _port_mappers_of_apt() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def only_one(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -239,5 +243,5 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")

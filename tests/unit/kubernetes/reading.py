@@ -20,6 +20,16 @@ COMPONENTS = sorted(f"with-{path.parent.name}" for path in ROOT.glob("deploy/k8s
 SOURCES = {"secretRef": {"name": "acequia-sources", "optional": True}}
 """The DSNs of the databases that tables are ingested from, if there are any."""
 ALL = ["base", *COMPONENTS, *FULL, "jobs"]
+BUILT_IN = {"", "apps", "batch", "policy", "autoscaling", "networking.k8s.io"}
+"""Kubernetes' own groups of resources."""
+
+
+def kind_of(document: Mapping[str, Any]) -> str:
+    return f"{document['apiVersion']} {document['kind']}"
+
+
+def is_an_operators(document: Mapping[str, Any]) -> bool:
+    return document["apiVersion"].rpartition("/")[0] not in BUILT_IN
 
 
 def of_kind(documents: Sequence[Document], *kinds: str) -> list[Document]:

@@ -1,16 +1,7 @@
 """What operators are asked for in `overlays/production` and `components/monitoring`: the test cluster has none of them.
 
-Their schemas are not ours to ship. Where ACEQUIA_CRDS names a folder with their CustomResourceDefinitions (*.yaml, any
-number in a file), each resource is held against its kind's schema, and a field that the schema does not know is an
-error; without it those tests are skipped, and say so. They were last run with these:
-
-    rabbitmq/cluster-operator 2.22.3            config/crd/bases
-    cloudnative-pg/cloudnative-pg 1.30.0        config/crd/bases
-    cloudnative-pg/plugin-barman-cloud 0.14.0   config/crd/bases
-    external-secrets/external-secrets 2.9.0     config/crds/bases
-    cert-manager/cert-manager 1.21.1            deploy/crds
-    prometheus-operator 0.93.0                  example/prometheus-operator-crd
-    kedacore/keda 2.21.0                        config/crd/bases
+definitions.py fetches their definitions. Where they cannot be had these tests are skipped, and say so; with
+ACEQUIA_REQUIRE_CRDS=1, as in `.ci/run`, they fail.
 
 What no schema sees is tested always: that names, ports, secrets and metrics mean the same on both sides.
 """
@@ -19,25 +10,24 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
+from parts import PartMissing
 
 from acequia.runner import Meters
-from harness.kustomize import Document, pod_specs, read_all
+from harness.kustomize import Document, pod_specs, title
 from harness.variables import ROOT
 
-from .reading import all_containers, data_of, environment, named, of_kind
+from . import definitions
+from .reading import ALL, all_containers, data_of, environment, is_an_operators, kind_of, named, of_kind
 
 PRODUCTION = "overlays/production"
 MONITORING = "with-monitoring"
-BUILT_IN = re.compile(r"^(v1|apps/v1|batch/v1|autoscaling/v2|policy/v1|networking\.k8s\.io/v1)$")
-CRDS = os.environ.get("ACEQUIA_CRDS")
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 BY_OPERATORS = {"postgres-ca": {"ca.crt"}}
 """Secrets that an operator makes: CloudNativePG's CA of the cluster `postgres`."""
@@ -51,65 +41,92 @@ def production(composed: Composed) -> list[Document]:
     return composed(PRODUCTION)
 
 
-# the schemas
+# their definitions
 
 
-def closed(schema: Any) -> Any:
-    """An OpenAPI schema of a CRD's as a JSON schema that refuses what it does not name."""
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: closed(value) for key, value in schema.items() if not key.startswith("x-kubernetes-")}
-    if isinstance(schema.get("properties"), dict):
-        made["properties"] = {name: closed(value) for name, value in schema["properties"].items()}
-        if "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
-            made["additionalProperties"] = False
-    if schema.get("x-kubernetes-int-or-string"):
-        made.pop("type", None)
-        made.pop("format", None)
-    if schema.get("nullable"):
-        made = {"anyOf": [made, {"type": "null"}]}
-    return made
+def schema_of(kind: str) -> dict[str, Any]:
+    try:
+        return definitions.schema(kind)
+    except PartMissing as missing:
+        if kind in definitions.FETCHED and os.environ.get("ACEQUIA_REQUIRE_CRDS") == "1":
+            pytest.fail(f"ACEQUIA_REQUIRE_CRDS=1, but {missing}", pytrace=False)
+        pytest.skip(f"NOT TESTED: operators' resources against their definitions: {missing}")
 
 
-@cache
-def schemas(folder: Path) -> dict[tuple[str, str], Any]:
-    """(apiVersion, kind) -> schema, of each version that is served."""
-    found = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        for document in read_all(path.read_text()):
-            if document.get("kind") != "CustomResourceDefinition":
-                continue
-            spec = document["spec"]
-            for version in spec["versions"]:
-                if version["served"]:
-                    name = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                    schema = closed(version["schema"]["openAPIV3Schema"])
-                    schema["properties"]["metadata"] = {"type": "object"}
-                    found[name] = schema
-    return found
+def wrong(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[str, Any]]:
+    """`value` with one thing wrong by `schema`, in every way and place that there is, and which way it is."""
+    schema = schema.get("anyOf", [schema])[0] if "type" not in schema else schema
+    if "type" in schema:
+        yield "another type", 1.5 if isinstance(value, dict | list) else {"a": "b"}
+    if isinstance(value, list) and "items" in schema:
+        for n, item in enumerate(value):
+            for way, changed in wrong(schema["items"], item):
+                yield way, [*value[:n], changed, *value[n + 1 :]]
+    if not isinstance(value, dict):
+        return
+    if schema.get("additionalProperties") is False:
+        yield "an unknown field", {**value, "acequia": "x"}
+    for missing in set(schema.get("required", ())) & value.keys():
+        yield "a missing field", {name: item for name, item in value.items() if name != missing}
+    for name, item in value.items():
+        if isinstance(inner := schema.get("properties", {}).get(name, schema.get("additionalProperties")), dict):
+            for way, changed in wrong(inner, item):
+                yield way, {**value, name: changed}
 
 
-@pytest.mark.parametrize("folder", [PRODUCTION, MONITORING, "with-autoscale-queue"])
-@pytest.mark.skipif(CRDS is None, reason="NOT TESTED: operators' resources against their schemas; set ACEQUIA_CRDS")
-def test_what_an_operator_is_asked_for_is_of_its_schema(composed: Composed, folder: str) -> None:
-    known = schemas(Path(CRDS or ""))
-    of_operators = [d for d in composed(folder) if not BUILT_IN.match(d["apiVersion"])]
-    assert of_operators
-    for document in of_operators:
-        name = document["apiVersion"], document["kind"]
-        assert name in known, f"no CRD of {name} in ACEQUIA_CRDS"
-        errors = list(jsonschema.Draft7Validator(known[name]).iter_errors(document))
-        assert errors == [], f"{document['metadata']['name']}: {[e.message for e in errors]}"
+def test_each_kind_of_an_operators_has_a_definition(composed: Composed) -> None:
+    used = {kind_of(document) for folder in ALL for document in composed(folder) if is_an_operators(document)}
+    assert used == definitions.FETCHED.keys() | definitions.NOT_FETCHED, "definitions.py names what is used"
+
+
+@pytest.mark.parametrize("kind", sorted(definitions.FETCHED.keys() | definitions.NOT_FETCHED))
+def test_what_an_operator_is_asked_for_is_of_its_definition(composed: Composed, kind: str) -> None:
+    documents = [document for folder in ALL for document in composed(folder) if kind_of(document) == kind]
+    validator = jsonschema.Draft7Validator(schema_of(kind))
+    assert documents
+    for document in documents:
+        errors = [f"{'.'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(document)]
+        assert errors == [], title(document)
+    ways = set()
+    for way, changed in wrong(validator.schema, documents[0]):
+        ways.add(way)
+        assert not validator.is_valid(changed), f"{way} is not seen: {changed}"
+    assert ways == {"another type", "an unknown field", "a missing field"}
+
+
+def test_rabbitmqs_pods_are_of_kubernetes_schema(production: list[Document]) -> None:
+    """What its operator takes over into them, whose own definition is not fetched."""
+    (broker,) = of_kind(production, "RabbitmqCluster")
+    container = {"name": "rabbitmq", "image": "rabbitmq", "resources": broker["spec"]["resources"]}
+    pod = {"containers": [container], "affinity": broker["spec"]["affinity"]}
+    document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "rabbitmq-server-0"}, "spec": pod}
+    kubernetes_validate.validate(document, "1.34", strict=True)
 
 
 def test_a_closed_schema_refuses_what_it_does_not_name() -> None:
-    port = {"x-kubernetes-int-or-string": True, "type": "string"}
-    schema = closed({"type": "object", "properties": {"port": port, "more": {"type": "object"}}})
-    jsonschema.validate({"port": 1, "more": {"any": "thing"}}, schema)
-    with pytest.raises(jsonschema.ValidationError, match="prot"):
-        jsonschema.validate({"prot": 1}, schema)
+    port = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+    any_of = [{"required": ["port"]}, {"required": ["more"]}]
+    fields = {
+        "port": port,
+        "more": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+        "none": {"type": "object", "properties": {}, "nullable": True},
+    }
+    validator = jsonschema.Draft7Validator(
+        definitions.closed({"type": "object", "properties": fields, "anyOf": any_of})
+    )
+    right = {"port": 1, "more": {"any": "thing"}, "labels": {"any": "text"}, "none": None}
+    assert validator.is_valid(right)
+    for change in ({"prot": 1}, {"port": {}}, {"labels": {"any": 1}}, {"none": {"any": 1}}):
+        assert not validator.is_valid(right | change), change
+    assert not validator.is_valid({"none": {}})
+
+
+def test_the_page_names_the_versions_that_it_was_held_against() -> None:
+    rows = [row for row in (ROOT / f"deploy/k8s/{PRODUCTION}/README.md").read_text().splitlines() if row[:1] == "|"]
+    for operator in definitions.OPERATORS:
+        (row,) = [row for row in rows if f"({operator.project})" in row]
+        assert operator.version.removeprefix("v").rpartition(".")[0] in re.findall(r"\d+\.\d+", row), operator.project
 
 
 # secrets and certificates
