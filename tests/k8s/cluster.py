@@ -136,13 +136,14 @@ class Watch:
     _closed: bool = False
 
     def start(self) -> None:
-        threading.Thread(target=self._live, name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._live, name="watch", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         self._closed = True
         if self._process is not None:
             self._process.kill()
-            self._process.wait(30)
+        self._thread.join(30)
 
     def pods(self, service: str | None = None, component: str | None = None) -> list[Document]:
         """Those that are not about to go, the oldest first."""
@@ -170,17 +171,16 @@ class Watch:
     def _live(self) -> None:
         command = ["kubectl", "--namespace", self.cluster.namespace, "get", "pods", "-o", "json"]
         while not self._closed:
-            self._process = subprocess.Popen(
+            with subprocess.Popen(
                 [*command, "--watch", "--output-watch-events"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            if self._closed:
-                self._process.kill()
-            with self._lock:
-                self._pods.clear()
-            for event in _documents(self._process):
-                with suppress(KeyError):  # a pod that the kubelet has not seen yet
-                    self._take(event)
-            self._process.wait()
+            ) as self._process:
+                if self._closed:
+                    self._process.kill()
+                with self._lock:
+                    self._pods.clear()
+                for event in _documents(self._process):
+                    with suppress(KeyError):  # a pod that the kubelet has not seen yet
+                        self._take(event)
             time.sleep(0.5)
 
     def _take(self, event: Document) -> None:
@@ -242,14 +242,15 @@ class Forward:
         self._target = port
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
-        threading.Thread(target=self._live, name=f"to {service}", daemon=True).start()
+        self._thread = threading.Thread(target=self._live, name=f"to {service}", daemon=True)
+        self._thread.start()
 
     def wait(self, seconds: float = 60) -> None:
         until(self._answers, f"no way to {self._service}", seconds)
 
     def close(self) -> None:
         self._closed.set()
-        self._end()
+        self._thread.join(30)
 
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2):
