@@ -338,8 +338,8 @@ class Place:
                     continue
                 if not findings.lost and not held:
                     return observed, findings, {}
-                waits_for = (findings.lost or sorted(held))[0]
-                self.say(f"settling: {len(findings.lost)} are missing, {len(held)} queues hold messages: {waits_for}")
+                what = f"{len(findings.lost)} are missing" if findings.lost else f"{len(held)} queues hold messages"
+                self.say(f"settling: {what}: {(findings.lost or sorted(held))[0]}")
                 if time.monotonic() > end:
                     return observed, findings, held
                 await asyncio.sleep(3)

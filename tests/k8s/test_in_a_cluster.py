@@ -42,6 +42,8 @@ IN_FLIGHT = 200
 """Objects at least that are under way while pods are deleted."""
 TREES = "1500"
 """A training that lasts for some seconds."""
+BACKLOG, BACKLOG_ROWS = 80, 100_000
+"""It keeps one transformer busy for longer than an autoscaler takes to look."""
 JOB = ROOT / "deploy/k8s/jobs/chain.yaml"
 KNOCK = """
 import socket, sys
@@ -357,9 +359,9 @@ def test_a_stage_sleeps_until_its_queue_fills_goes_to_three_and_sleeps_again(pla
         until(lambda: not place.watch.pods("transformer"), "the transformer does not go to sleep", 300)
         # what comes is to lie there, so that three are wanted at once
         place.cluster("annotate", "scaledobject", "transformer", "autoscaling.keda.sh/paused-replicas=0")
-        with place.users(150, 30):
-            pass
-        until(lambda: place.queues().get("acequia.transformer", 0) >= 60, "nothing waits", 300, pause=2)
+        runs = [place.synthetic(BACKLOG_ROWS) for _ in range(BACKLOG)]
+        waiting = "acequia.transformer"
+        until(lambda: place.queues().get(waiting, 0) == BACKLOG, "not all of it waits", 600, pause=2)
         place.cluster("annotate", "scaledobject", "transformer", "autoscaling.keda.sh/paused-replicas-")
         most = 0
 
@@ -369,6 +371,8 @@ def test_a_stage_sleeps_until_its_queue_fills_goes_to_three_and_sleeps_again(pla
             return most == 3
 
         until(three, "three are not there", 300)
+        for run_id in runs:
+            assert place.until_finished(run_id, 600)["state"] == "done"
         until(lambda: not place.watch.pods("transformer"), "it does not sleep again", 600, pause=2)
     finally:
         place.cluster("delete", "scaledobject", "--all")
