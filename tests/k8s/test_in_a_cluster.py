@@ -19,7 +19,7 @@ from acequia_ingestor.api import keyed_run_id
 from chaos.load import Source
 from harness.kustomize import read_all
 from harness.variables import ROOT, SERVICES
-from k8s.cluster import Failed, run, until
+from k8s.cluster import NAME, Failed, run, until
 from k8s.form import SHORT
 from k8s.place import NAMESPACE, SERVERS, Place, forget_images, next_images
 
@@ -381,14 +381,15 @@ def test_a_stage_sleeps_until_its_queue_fills_goes_to_three_and_sleeps_again(pla
 @long
 def test_the_audit_is_filled_again_from_the_store_after_the_database_is_lost(place: Place) -> None:
     """Its volume is gone, without a backup: the audit's records and the lakehouse's catalog."""
+    until(lambda: place.objects("ledger", "anchors/"), "the chain is not anchored", 400, pause=5)
     known = place.ask("audit", "verify")["records"]
     place.cluster("scale", "deployment/lakehouse", "--replicas=0")
+    place.cluster("wait", "--for=delete", "pod", "-l", f"{NAME}=lakehouse", "--timeout=90s")
     place.cluster("delete", "statefulset", "postgres", "--wait")
     place.cluster("delete", "pvc", "data-postgres-0", "--wait")
     until(lambda: not place.watch.pods("postgres"), "it is still there", 120)
     run_id = place.synthetic(300)  # users go on without it
     # tables are made anew from SILVER: docs/lakehouse.md
-    until(lambda: not place.watch.pods("lakehouse"), "the lakehouse is still there", 120)
     assert place.remove("ledger", "plans/lakehouse/network_events/")
     assert place.remove("lake", "network_events/")
     place.apply()
