@@ -38,6 +38,8 @@ def test_the_example_of_an_overlay_changes_what_it_says(manifests: Path) -> None
     (mine / "kustomization.yaml").write_text(example)
     documents = compose(mine)
     assert "transformer" in named(documents, "ScaledObject")
+    for scaled in named(documents, "ScaledObject"):
+        assert "replicas" not in named(documents, "Deployment")[scaled]["spec"]
     told = environment(documents, container_of(documents, "transformer"))
     for literal in yaml.safe_load(example)["configMapGenerator"][0]["literals"]:
         name, _, value = literal.partition("=")
