@@ -402,6 +402,34 @@ def test_a_datasets_file_may_say_how_its_files_are_written(people: People) -> No
     assert people("Inicio;Tipo\n03/04/2025;Paro\n", theirs, "dates=dmy").reading.told_by["dates"] == "upload"
 
 
+@pytest.mark.parametrize(
+    ("day", "clock", "moment"),
+    [
+        ("20/12/2025", "10:30", at(2025, 12, 20, 10, 30)),
+        ("20/12/2025", "10:30:15 p. m.", at(2025, 12, 20, 22, 30, 15)),
+        ("20/12/2025 00:00:00", "10:30", at(2025, 12, 20, 10, 30)),
+        ("20/12/2025 12:00:00 a. m.", "10:30", at(2025, 12, 20, 10, 30)),
+        ("20/12/2025 09:15", "10:30", at(2025, 12, 20, 9, 15)),
+        ("20/12/2025 09:15", "", at(2025, 12, 20, 9, 15)),
+        ("20/12/2025", "-", at(2025, 12, 20)),
+    ],
+)
+def test_the_time_of_day_may_stand_in_a_column_of_its_own(
+    people: People, day: str, clock: str, moment: datetime
+) -> None:
+    read = people(sensors(f"{day};{clock};1;2", header="Fecha;Hora;Corriente (A);Frecuencia (Hz)"))
+    assert read.column("timestamp") == [moment]
+    assert read.reading.ignored == ()
+
+
+def test_start_and_end_have_clocks_of_their_own_and_one_that_is_none_is_rejected(people: People) -> None:
+    header = "Fecha de inicio;Hora de inicio;Fecha de fin;Hora de fin;Tipo"
+    read = people("\n".join([header, "20/12/2025;10:30;21/12/2025;11:45;paro", "20/12/2025;late;;;paro"]), EVENTS)
+    assert read.column("started_at") == [at(2025, 12, 20, 10, 30)]
+    assert read.column("ended_at") == [at(2025, 12, 21, 11, 45)]
+    assert read.rejected == {"unparsable_started_at": 1}
+
+
 def test_of_the_hour_that_comes_twice_the_first_is_meant_and_the_one_that_never_comes_is_no_time(
     people: People,
 ) -> None:

@@ -7,7 +7,8 @@
 - decimal mark `,` or `.`; digits grouped by the other one, a space or an apostrophe
 - dates: year first; or day, month and year in the order that the file's other dates tell; or with the month's name or
   abbreviation in Spanish or English. A year of two digits is one of 1970 to 2069. Times with or without seconds,
-  `p. m.`, an offset; without one the time is that of the option `timezone` (UTC unless said otherwise).
+  `p. m.`, an offset; without one the time is that of the option `timezone` (UTC unless said otherwise). The time of
+  day may stand in a column of its own (`clocks`).
 - quotes around fields, with separators, line breaks and doubled quotes inside (see `_people_records`)
 
 Where nothing in the file tells (each day is a month as well: 03/04/2025) the order is day first, and the decimal mark
@@ -41,7 +42,14 @@ from acequia_ingestor.formats._people_records import (
     fits,
     split_plain,
 )
-from acequia_ingestor.formats._people_values import decimals_told, marks_in, orders_told, read_numbers, read_times
+from acequia_ingestor.formats._people_values import (
+    decimals_told,
+    marks_in,
+    orders_told,
+    read_numbers,
+    read_times,
+    with_clock,
+)
 
 BLOCK_BYTES = 4 * 2**20
 HEAD_BYTES = 64 * 2**10
@@ -127,8 +135,12 @@ def read_as(path: Path, dataset: Dataset, reading: Reading) -> Iterator[Chunk]:
         )
         for column, place in sorted(header.places.items(), key=lambda item: item[1])
     ]
+    whole = [
+        with_clock(str(header.places[column]), str(place), NULLS).alias(str(header.places[column]))
+        for column, place in header.clocks.items()
+    ]
     for batch in _batches(path, options["encoding"], header):
-        rows, broken = typed(batch.texts, fields, NULLS, strip=True)
+        rows, broken = typed(batch.texts.with_columns(whole), fields, NULLS, strip=True)
         yield chunk(rows, [*batch.rejected, broken], dataset.schema, batch.skipped)
 
 
