@@ -92,6 +92,20 @@ def test_text_in_each_usual_encoding_reads_the_same(people: People, content: byt
     assert read.column("comment") in (["Tubería de ½ año"], ["Tubería de “media” año"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_lines_may_end_with_a_carriage_return_alone(people: People, encoding: str) -> None:
+    text = TEXT.replace("½", "“media”") + "21/12/2025;Falla;\n"
+    read = people(text.replace("\n", "\r").encode(encoding), EVENTS)
+    assert read.column("comment") == ["Tubería de “media” año", None]
+    assert read.column("_line") == [2, 3]
+
+
+def test_the_encoding_of_lines_that_end_with_a_carriage_return_is_told_however_many_they_are(people: People) -> None:
+    line = "20/12/2025;Falla;ñandú\r"
+    many = line * (3 * 2**20 // len(line.encode()))
+    assert people(f"Inicio;Categoría;Comentario\r{many}".encode(), EVENTS).reading.options["encoding"] == "utf-8"
+
+
 def test_a_letter_far_behind_the_beginning_tells_the_encoding(people: People) -> None:
     many = "".join(f"{n % 28 + 1:02d}/01/2025;Falla;nada\n" for n in range(200_000))
     content = f"Inicio;Tipo;Comentario\n{many}01/01/2025;Falla;mañana\n".encode("latin-1")
@@ -312,6 +326,8 @@ DATES = [
     ("20 DIC. 2025", at(2025, 12, 20)),
     ("3/sept/25", at(2025, 9, 3)),
     ("1 de enero de 2025", at(2025, 1, 1)),
+    ("1º de enero de 2025", at(2025, 1, 1)),
+    ("1.º de enero de 2025", at(2025, 1, 1)),
     ("1 de Septiembre del 2025, 14:30 hrs", at(2025, 9, 1, 14, 30)),
     ("sábado, 20 de diciembre de 2025", at(2025, 12, 20)),
     ("mié 3 dic 2025", at(2025, 12, 3)),

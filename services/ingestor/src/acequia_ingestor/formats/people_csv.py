@@ -1,6 +1,7 @@
 """CSV as people and their spreadsheets make it. Which of the many ways it is in, is told from its content, by file.
 
 - encoding: UTF-8 with or without a BOM, UTF-16 with one, else Windows-1252 (of which Latin-1 is a part)
+- lines that end with LF, CRLF, or CR alone
 - separator `,` `;` tab `|`; a title, blank lines or `sep=;` may stand above the header, separators at the end of lines
 - columns by the names that the dataset knows (`spellings`), whatever their case, accents and punctuation; others are
   ignored, and told
@@ -20,7 +21,7 @@ value (`#N/A`, `#DIV/0!`). Lines that begin with `#` are comments; a line of not
 
 import codecs
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -202,7 +203,7 @@ def _encoding_of(path: Path) -> str:
             return "utf-16"
         rest = first
         while piece := file.read(2**20):
-            data = rest + piece
+            data = rest + piece.replace(b"\r", b"\n")  # a line ends with either
             end = data.rfind(b"\n") + 1
             if end == 0 and len(data) < 2**21:
                 rest = data
@@ -236,23 +237,41 @@ def _as_utf8(path: Path, encoding: str) -> Iterator[bytes]:
     with path.open("rb") as file:
         pieces = iter(lambda: file.read(BLOCK_BYTES), b"")
         if encoding == "windows-1252":
-            for piece in pieces:
-                yield codecs.charmap_decode(piece, "strict", _WINDOWS_1252)[0].encode()
+            yield from _with_lines(
+                codecs.charmap_decode(piece, "strict", _WINDOWS_1252)[0].encode() for piece in pieces
+            )
         elif encoding == "utf-16":
             decoder = codecs.getincrementaldecoder("utf-16")()
             try:
-                for piece in chain(pieces, (b"",)):
-                    yield decoder.decode(piece, final=not piece).encode()
+                yield from _with_lines(
+                    decoder.decode(piece, final=not piece).encode() for piece in chain(pieces, (b"",))
+                )
             except UnicodeError as error:
                 raise RejectedInput("unreadable", f"the file is no UTF-16 text: {error}") from error
         else:
-            yield from pieces
+            yield from _with_lines(pieces)
+
+
+def _with_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same text; where its lines end with CR alone, as Macintoshes wrote, with LF."""
+    alone: bool | None = None
+    for piece in pieces:
+        if alone is None:
+            alone = _cr_alone(piece[:HEAD_BYTES])
+        yield piece.replace(b"\r", b"\n") if alone else piece
+
+
+def _cr_alone(head: bytes) -> bool:
+    """Whether no line of a text's beginning ends with LF, and one with CR."""
+    return b"\r" in head and b"\n" not in head
 
 
 def _lines_of(head: bytes, encoding: str | None, *, whole: bool) -> list[str]:
     """The whole lines of a file's beginning."""
     if encoding == "utf-16" or (encoding is None and head.startswith(_UTF16)):
         head = head[: len(head) // 2 * 2].decode("utf-16", "replace").encode()
+    if _cr_alone(head):
+        head = head.replace(b"\r", b"\n")
     lines = head.removeprefix(codecs.BOM_UTF8).split(b"\n")
     lines = lines if whole else lines[:-1]
     as_utf8 = encoding != "windows-1252" if encoding else all(map(_is_utf8, lines))
