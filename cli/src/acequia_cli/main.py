@@ -1138,30 +1138,44 @@ def doctor(
 
 @app.command()
 def datasets(
-    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Only these.")] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """List the datasets, with their columns, formats and file patterns.
+    """List the datasets: columns, key, where they come from (table, formats, files, schedules), who reads them.
 
-    Example:
+    Examples:
     acequia datasets
+    acequia datasets network_events
     """
     from acequia_cli.commands import ListDatasets  # noqa: PLC0415
 
-    _carry_out(ListDatasets(_where(data, url, env, config)), as_json)
+    _carry_out(ListDatasets(_where(data, url, env, config), names or ()), as_json)
 
 
 @app.command()
 def formats(
-    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Tell all that is known of these.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """List the source formats.
+    """List the source formats; of those that are named, tell what is read, what is null, and what is skipped.
 
-    Example:
+    Examples:
     acequia formats
+    acequia formats argus
     """
     from acequia_cli.commands import ListFormats  # noqa: PLC0415
 
-    _carry_out(ListFormats(_where(data, url, env, config)), as_json)
+    _carry_out(ListFormats(_where(data, url, env, config), names or ()), as_json)
 
 
 @settings.command("show")

@@ -362,3 +362,20 @@ async def test_a_command_that_somebody_removed_by_hand_is_not_accepted_on_its_wo
     problem(await client.post("/ingestions", json=ASKED, headers={"Idempotency-Key": "k"}), 503)
     assert isinstance(workshop.bus, SqliteBus)
     assert await taken(workshop, QUEUE) == []
+
+
+async def test_datasets_and_formats_say_what_they_have_to_do_with_each_other(client: httpx.AsyncClient) -> None:
+    datasets = {one["name"]: one for one in (await client.get("/datasets")).json()}
+    formats = {one["name"]: one for one in (await client.get("/formats")).json()}
+    for name, dataset in datasets.items():
+        assert dataset["formats"] == [f for f in dataset["formats"] if name in formats[f]["datasets"]]
+    assert formats["argus"]["datasets"] == ["network_events"]
+    assert all(one["description"] for one in formats.values())
+    assert datasets["network_events"]["schedules"] == [
+        {"name": "network_daily", "cron": "0 2 * * *", "timezone": "UTC"}
+    ]
+    assert datasets["network_events"]["table"] is None
+    assert datasets["payments"]["key"] == ["payment_id"]
+    assert datasets["payments"]["table"] == {
+        "relation": "public.payments", "pack": "subscriptions", "cursor": "updated_at"
+    }  # fmt: skip
