@@ -1,5 +1,6 @@
 """What is checked of each load, what follows; columns that come, go and change; and what goes wrong at the source."""
 
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -108,6 +109,22 @@ async def test_a_load_may_be_blocked_by_rows_that_break_the_contract(table: Desk
     told = await table.load("things")
     assert checks(told)["contract"] == (False, 0.666667, 0.5)
     assert told["things"]["blocked"] == ["contract"]
+
+
+async def test_a_full_load_is_blocked_where_one_of_its_parts_would_be_rejected_further_on(table: Desk) -> None:
+    table.rows_per_part = 2
+    rows = ", ".join(f"({n}, 'x', {-1 if n in (3, 4) else 1})" for n in range(1, 9))
+    await table.source.run(f"INSERT INTO things VALUES {rows}")
+    told = await table.load("things")
+    assert checks(told)["contract"] == (False, 1.0, 0.5)
+    assert (told["things"]["blocked"], told["things"]["broken_by"]) == (["contract"], {"amount_range": 2})
+    await table.source.run("UPDATE things SET amount = 1 WHERE id = 4")
+    told = await table.load("things")
+    assert (checks(told)["contract"], told["things"]["kind"], told["things"]["rows"]) == ((True, 0.5, 0.5), "full", 8)
+    await table.source.run("UPDATE things SET amount = -1, updated_at = now() WHERE id = 5")
+    told = await table.load("things")
+    assert checks(told)["contract"] == (False, 1.0, 0.5)
+    assert "blocked" not in told["things"]  # changes: the transformer sets them apart
 
 
 async def test_a_load_of_which_a_check_says_quarantine_lies_there_and_not_in_raw(table: Desk) -> None:
@@ -220,6 +237,51 @@ async def test_numbers_with_more_digits_than_ours_are_set_apart_one_by_one(desk:
     await desk.load("things")
     (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
     assert (outcome.rows_out, dict(outcome.rejected)) == (1, {"unparsable_amount": 3})
+
+
+async def test_a_full_load_of_which_no_row_can_be_used_is_rejected_and_empties_nothing(desk: Desk) -> None:
+    desk.registered(things(cursor=None))
+    await desk.source.run("CREATE TABLE things (id bigint PRIMARY KEY, label text, amount numeric, updated_at text)")
+    await desk.source.run("ALTER TABLE things DROP COLUMN updated_at", "INSERT INTO things VALUES (1, 'a', 1.10)")
+    assert (await desk.load("things"))["things"]["rows"] == 1
+    await desk.source.run("UPDATE things SET amount = 'NaN'")
+    told = (await desk.load("things"))["things"]
+    assert (told["rejected"], "1" in told["reason"]) == ("no_rows", True)
+    assert len(await desk.parts()) == 1
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert (outcome.rows_in, dict(outcome.rejected)) == (1, {"unparsable_amount": 1})
+    assert len([k for k in await keys(desk.workshop, Layer.QUARANTINE) if k.endswith(".rows.parquet")]) == 1
+    await desk.source.run("UPDATE things SET amount = 2")
+    assert (await desk.load("things"))["things"]["rows"] == 1
+
+
+async def test_a_row_that_can_not_be_read_is_told_also_where_all_others_are_as_they_were(desk: Desk) -> None:
+    desk.registered(things(cursor=None))
+    await desk.source.run(
+        "CREATE TABLE things (id bigint PRIMARY KEY, label text, amount numeric, updated_at timestamptz)"
+    )
+    await desk.source.run("INSERT INTO things VALUES (1, 'a', 1.10)")
+    await desk.load("things")
+    await desk.source.run("INSERT INTO things VALUES (2, 'b', 'NaN')")
+    await desk.load("things")
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert dict(outcome.rejected) == {"unparsable_amount": 1}
+    await desk.load("things")
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert (outcome.rows_in, dict(outcome.rejected)) == (0, {})  # nothing is new
+
+
+async def test_a_row_that_can_not_be_read_counts_once_where_keys_are_compared_as_well(desk: Desk) -> None:
+    desk.registered(things(compare_keys_every=timedelta(0)))
+    await desk.source.run(
+        "CREATE TABLE things (id bigint PRIMARY KEY, label text, amount numeric, updated_at timestamptz)"
+    )
+    await desk.source.run("INSERT INTO things VALUES (1, 'a', 1.10, now())")
+    await desk.load("things")
+    await desk.source.run("INSERT INTO things VALUES (2, 'b', 'NaN', now())")
+    await desk.load("things")
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert (outcome.rows_in, dict(outcome.rejected)) == (1, {"unparsable_amount": 1})
 
 
 async def test_a_canonical_column_may_be_an_expression_over_the_tables_own(desk: Desk) -> None:
@@ -347,6 +409,28 @@ def test_a_request_without_tables_means_the_pack_and_unknown_names_are_told(desk
     desk.registered(things())
     with pytest.raises(RejectedInput, match="pack"):
         ask()
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://reader:very/secret@127.0.0.1:5432/shop",
+        "postgresql://reader:very@secret@127.0.0.1:5432/shop",
+        "postgresql://reader:very%secret@127.0.0.1:5432/shop",
+        "mysql://reader:secret@127.0.0.1:5432/shop",
+        "postgresql+psycopg://reader:secret@127.0.0.1:5432/shop",
+        "host=127.0.0.1 user=reader password=very secret",
+        "secret",
+    ],
+)
+async def test_a_dsn_that_is_none_is_told_with_what_to_do_and_without_its_password(table: Desk, dsn: str) -> None:
+    table.settings = table.settings.model_copy(update={"dsn": SecretStr(dsn)})
+    told = await table.load("things")
+    assert told["things"]["rejected"] == "source_refused"
+    assert "postgresql://user:password@host:5432/database" in told["things"]["reason"]
+    (manifest,) = await keys(table.workshop, Layer.QUARANTINE)
+    said = json.dumps(await document(table.workshop, Layer.QUARANTINE, manifest))
+    assert "secret" not in "".join(record.model_dump_json() for record in table.said) + said
 
 
 async def test_the_dsn_is_told_nowhere(table: Desk) -> None:

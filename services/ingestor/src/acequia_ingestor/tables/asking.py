@@ -117,6 +117,8 @@ class Asking:
     known: bool = True
     after: Position | None = None
     """Where an earlier stretch of the load ended."""
+    ended: bool = False
+    """Whether the load's last part stands: nothing is read any more."""
 
     # columns
 
@@ -198,6 +200,8 @@ class Asking:
 
     def stretch(self, until: Position | None = None) -> str:
         """The rows of this stretch of the load."""
+        if self.ended:
+            return "false"
         return f"{self.wanted()} AND {self.beyond(self.after)} AND {self.up_to(until)}"
 
     # questions
@@ -263,18 +267,19 @@ class Asking:
     def count(self, until: Position | None) -> str:
         return f"SELECT count(*) AS n FROM {self.relation.name} AS t WHERE {self.stretch(until)}"
 
-    def duplicates(self, until: Position | None) -> str:
+    def duplicates(self) -> str:
+        """Of the whole load, so that its first stretch tells before anything of it is put."""
         keys = ", ".join(column.sql for column in self.keys())
         return (
             f"SELECT coalesce(sum(n - 1), 0)::bigint AS n FROM (SELECT count(*) AS n FROM {self.relation.name} AS t "
-            f"WHERE {self.stretch(until)} GROUP BY {keys} HAVING count(*) > 1) AS twice"
+            f"WHERE {self.wanted()} GROUP BY {keys} HAVING count(*) > 1) AS twice"
         )
 
-    def dangling(self, column: str, target: str, target_column: str, until: Position | None) -> str:
-        """Rows whose `column` names no row of the relation `target`."""
+    def dangling(self, column: str, target: str, target_column: str) -> str:
+        """Rows of the whole load whose `column` names no row of the relation `target`."""
         sql = self.relation.column(column).sql
         return (
-            f"SELECT count(*) AS n FROM {self.relation.name} AS t WHERE {self.stretch(until)} AND {sql} IS NOT NULL "
+            f"SELECT count(*) AS n FROM {self.relation.name} AS t WHERE {self.wanted()} AND {sql} IS NOT NULL "
             f"AND NOT {self.deleted()} "
             f"AND NOT EXISTS (SELECT FROM {target} AS r WHERE r.{quoted(target_column)} = {sql})"
         )

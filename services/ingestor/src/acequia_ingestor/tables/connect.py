@@ -1,5 +1,6 @@
 """One read-only snapshot of a source database, over ADBC. Its errors are translated here, and only here."""
 
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +20,27 @@ APPLICATION = "acequia"
 
 _REFUSED = ("28", "3D")  # authorization, no such database
 _GONE = ("08", "53", "57P", "58", "40", "25006")  # connection, resources, shutdown, system, conflicts with recovery
-_FATAL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "is not permitted to log in")
-_DSN = ("connection info string", "invalid connection option", "invalid URI", "missing key/value")
+_FATAL = (
+    "does not exist",
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+    "no password supplied",
+    "does not support SSL",
+    "certificate",
+    # a server may speak Spanish before it knows who asks
+    "no existe",
+    "autentificación",
+    "no hay una línea en pg_hba.conf",
+)
+_DSN = re.compile(
+    r"connection info string|connection option|in URI|invalid URI|percent-encoded|invalid port number"
+    r"|invalid \w+ value|could not match|definition of service"
+)
+_TRIED = ("connection to server", "could not translate host name")
+"""What libpq says once it has understood the DSN."""
+
+_CHECK = "Check ACEQUIA_SOURCE_POSTGRES_DSN, or that of the named connection"
 
 _WAITS = {"connect_timeout": 15, "keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4}
 """libpq's, in seconds: a server that is gone is noticed while a message is in hand."""
@@ -127,7 +147,7 @@ def open_snapshot(
     try:
         connection = adbc.connect(_patient(dsn), autocommit=True)
     except (adbc.Error, OSError, pa.ArrowException) as error:
-        raise translated(error) from error
+        raise _not_connected(error) from None  # the error may quote the DSN
     try:
         snapshot = Snapshot(connection, statement_timeout or float("inf"))
         snapshot.do(f"SET application_name = {literal(APPLICATION)}")
@@ -151,6 +171,25 @@ def _patient(dsn: str) -> str:
     if "://" in dsn:
         return dsn + ("&" if "?" in dsn else "?") + "&".join(told) if told else dsn
     return " ".join([dsn, *told])
+
+
+def _not_connected(error: Exception) -> AcequiaError:
+    """What follows where there is no connection. libpq quotes what it does not understand of a DSN, which may be the
+    password: that is not repeated."""
+    said = " ".join(str(error).split())
+    _, libpq, rest = said.partition("Failed to connect: ")
+    said = rest if libpq else said
+    tried = any(word in said for word in _TRIED)
+    what = said if tried and "@" not in said else re.sub('".*"', '"..."', said)
+    if _DSN.search(said) if not tried else "host name" in said and "@" in said:
+        return RejectedInput(
+            "source_refused",
+            f"the source's DSN can't be understood ({what}). It is postgresql://user:password@host:5432/database, and "
+            f"in the password each of @ : / ? # % as a percent code (@ is %40). {_CHECK}",
+        )
+    if any(word in said for word in _FATAL):
+        return RejectedInput("source_refused", f"the source does not let us in: {what}. {_CHECK}")
+    return TransientFailure(f"the source database: {what}", dependency=SOURCE)
 
 
 def translated(  # noqa: PLR0911 - a table of errors
@@ -177,10 +216,8 @@ def translated(  # noqa: PLR0911 - a table of errors
         )
     if state == "42703":
         return RejectedInput("unknown_column", f"the source has no such column: {said}")
-    if state.startswith(_REFUSED) or (not state and any(word in said for word in _FATAL)):
-        return RejectedInput("source_refused", f"the source does not let us in: {said}. Check its DSN")
-    if not state and any(word in said for word in _DSN):
-        return RejectedInput("source_refused", f"the DSN of the source is none: {said}")
+    if state.startswith(_REFUSED):
+        return RejectedInput("source_refused", f"the source does not let us in: {said}. {_CHECK}")
     if not state or state.startswith(_GONE):
         return TransientFailure(f"the source database: {said}", dependency=SOURCE)
     return RejectedInput("source_error", f"the source answers with an error: {said}", sqlstate=state)
