@@ -1101,7 +1101,8 @@ def lake_expire(
 ) -> None:
     """Forget the tables' old snapshots, and remove files of LAKE that none names any more. SILVER's objects stay.
 
-    A table can be read --as-of a time as long as the snapshot of then is there. The current one always stays.
+    A table can be read --as-of a time as long as the snapshot of then is there: one goes when another took its place
+    before --older-than. The current one always stays.
 
     Examples:
     acequia lake expire --older-than 30d --dry-run

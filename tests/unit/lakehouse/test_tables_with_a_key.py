@@ -277,6 +277,28 @@ def test_tombstones_that_a_full_load_made_history_go_with_the_next_compaction(la
     assert names(lake) == {1: "back"}
 
 
+def test_merge_after_merge_the_table_has_as_few_files_as_before(lake: Lake) -> None:
+    lake.plan(1, *full(lake, 1, dict.fromkeys(range(50), "x")))
+    for load in range(2, 12):
+        lake.plan(load, changes(lake, load, {load: f"{load}", load * 4: f"{load}", 100 + load: "new"}))
+
+    table = lake.tables.find(NAME)
+    assert table is not None and len(lake.tables.files(table)) <= 2
+    assert len(names(lake)) == 60 and names(lake)[44] == "11"
+
+
+def test_of_tombstones_of_one_version_compaction_keeps_each_variants(lake: Lake) -> None:
+    lake.written = (NEW, "v9-cccccc", "v10-dddddd")
+    lake.plan(1, changes(lake, 1, {1: None}, NEW))
+    lake.plan(2, changes(lake, 1, {1: None}, "v10-dddddd"))
+    lake.plan(3, changes(lake, 2, {3: None}))
+    compact(lake.tables, GRAVES, ("id",))
+
+    lake.plan(4, changes(lake, 1, {1: "of an older variant"}, "v9-cccccc"))
+
+    assert names(lake) == {}
+
+
 def test_a_thousand_changes_among_many_rows_change_just_those(tmp_path: Path) -> None:
     lake = open_lake(tmp_path, file_rows=20_000)
     parts = []
