@@ -34,6 +34,7 @@ STORE = "MINIO_ENDPOINT"
 MASK = "********"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAMED_DATABASE = re.compile(r"ACEQUIA_SOURCE_POSTGRES_[A-Z0-9_]+_DSN")
+_PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)[^/@\s]+(?=@)")
 _FILE_REFERENCE = re.compile(r"file:(?!//)(.+)", re.DOTALL)
 
 
@@ -115,9 +116,10 @@ def entries(name: str, config: Path | None = None) -> tuple[Path, list[Entry]]:
         origin = "file"
         if isinstance(value, str) and (reference := _FILE_REFERENCE.fullmatch(value)):
             origin = f"file:{reference[1]}"
-        elif isinstance(value, str) and (names := _REFERENCE.findall(value)):
+        elif names := _REFERENCE.findall(_text(value)):
             origin = ", ".join(f"${{{variable}}}" for variable in dict.fromkeys(names))
-        found.append(Entry(key, MASK if secret and problem is None else "" if problem else text, origin, problem))
+        shown = MASK if secret else _PASSWORD.sub(rf"\1{MASK}", text)
+        found.append(Entry(key, "" if problem else shown, origin, problem))
     return file, found
 
 
@@ -203,6 +205,8 @@ def _no_file() -> str:
 
 def _filled(where: str, key: str, value: Any, folder: Path) -> str:
     """A value as the environment would hold it, with what it refers to. WrongUse where that is not there."""
+    if isinstance(value, list):
+        return _text([_filled(where, key, one, folder) for one in value])
     if not isinstance(value, str):
         return _text(value)
     if reference := _FILE_REFERENCE.fullmatch(value):
