@@ -12,7 +12,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from acequia.errors import ConfigurationError, TransientFailure
 from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
-from acequia_lakehouse.problems import CATALOG, Outdone, translated
+from acequia_lakehouse.problems import CATALOG, Outdone, no_catalog_told, translated
 from acequia_lakehouse.settings import LakehouseSettings
 
 INTERNAL = "_internal"
@@ -77,6 +77,8 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
         **settings.catalog_properties,
         "type": settings.catalog,
     }
+    if settings.catalog == "rest" and properties["warehouse"] == place.warehouse:
+        del properties["warehouse"]  # nobody named one: there it is a name of the server's, which has a default
     uri = settings.catalog_uri.get_secret_value()
     if settings.catalog != "glue":
         if not uri:
@@ -92,7 +94,7 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
         if uri.startswith("sqlite:///"):
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
     try:
-        with translated():
+        with translated(), no_catalog_told():
             return load_catalog(settings.catalog_name, **properties)
     except Outdone as outdone:  # another process is making the catalog's tables at this moment
         raise TransientFailure(f"{CATALOG}: {outdone}", dependency="catalog") from outdone
