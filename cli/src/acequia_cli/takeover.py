@@ -86,9 +86,10 @@ class Import:
             raise WrongUse("say what to take over: a folder, s3://bucket, or --database with their table")
         given, zone = parse_columns(self.columns), _zone(self.zone)
         wanted = Wanted(self.pattern or f"{self.dataset}_*.parquet", self.recursive)
+        where = self.where.resolved()  # first: an environment's settings say where a bucket lies, too
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="acequia-import-")))
-            data = None if self.where.url else self.where.data
+            data = None if where.url else where.data
             sources = [open_source(text, data) for text in self.sources]
             for source in sources:
                 stack.push_async_callback(source.close)
@@ -98,7 +99,7 @@ class Import:
                 kept = IngestionList(folder, zone, buckets)
                 stack.callback(kept.close)
                 await kept.load(self.database, self.table, given)
-            connection = await stack.enter_async_context(connect(self.where))
+            connection = await stack.enter_async_context(connect(where))
             with ticking() as tick:
                 taking = _Taking(self, connection.api, folder, zone, kept, tick)
                 for source in sources:

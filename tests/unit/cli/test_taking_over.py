@@ -12,10 +12,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from acequia.settings import MinioSettings, load
 from acequia_cli import takeover
 from acequia_cli.client import Api
 from acequia_cli.connection import Connection
-from acequia_cli.elsewhere import Left, Wanted, open_source
+from acequia_cli.elsewhere import Bucket, Left, Wanted, open_source
 from acequia_cli.main import app
 
 AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
@@ -233,6 +234,29 @@ def test_a_bucket_without_the_settings_of_its_server_names_them(
     result = acequia("import", "s3://cybersec-ml")
     assert result.exit_code == 2
     assert all(name in result.output for name in ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"))
+
+
+def test_a_bucket_is_read_by_the_settings_of_the_environment_that_is_named(
+    ingestor: Ingestor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "ACEQUIA_URL"):
+        monkeypatch.setenv(name, "")  # so that it is as before when the test ends
+        monkeypatch.delenv(name)
+    file = tmp_path / "acequia.toml"
+    file.write_text(
+        '[env.dev]\nurl = "http://test"\n'
+        'MINIO_ENDPOINT = "old.example.org"\nMINIO_ACCESS_KEY = "a"\nMINIO_SECRET_KEY = "b"\n'
+    )
+    opened: list[str] = []
+
+    async def files(bucket: Bucket, wanted: Wanted) -> Any:
+        opened.append(load(MinioSettings).endpoint)
+        for left in ():
+            yield left
+
+    monkeypatch.setattr(Bucket, "files", files)
+    result = acequia("import", "s3://cybersec-ml", "--env", "dev", "--config", file)
+    assert (result.exit_code, opened) == (0, ["old.example.org"]), result.output
 
 
 def test_a_database_that_is_away_is_told(ingestor: Ingestor) -> None:
