@@ -187,6 +187,7 @@ class Servers:
         self._files = arrow_fs.S3FileSystem(
             access_key=minio.access_key,
             secret_key=minio.secret_key.get_secret_value(),
+            session_token=minio.session_token.get_secret_value() or None,
             endpoint_override=minio.endpoint,
             scheme="https" if minio.secure else "http",
             region=minio.region,

@@ -47,6 +47,8 @@ class Place:
             "s3.connect-timeout": "10",
             "s3.request-timeout": "60",
         }
+        if token := minio.session_token.get_secret_value():
+            properties["s3.session-token"] = token
         return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties, buckets.prefix)
 
     @classmethod

@@ -93,7 +93,9 @@ def _of_files(error: OSError) -> AcequiaError:
     said = str(error)
     if of_this_machine(error):
         return TransientFailure(f"no space or no handles: {said}", dependency="disk")
-    if any(word in said for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")):
+    if any(
+        word in said for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "ExpiredToken")
+    ):
         return ConfigurationError(f"MINIO_ACCESS_KEY: the store refuses the lakehouse: {said}")
     away = any(word in said for word in ("NETWORK_CONNECTION", "curlCode", "SERVICE_UNAVAILABLE", "Timeout"))
     return TransientFailure(f"a file of a table: {said}", dependency="minio", away=away)
