@@ -17,7 +17,7 @@ from acequia.layers import Layer
 from acequia.ports import Ack, Retry
 from acequia_ingestor.settings import IngestorSettings
 from acequia_ingestor.sources.postgres import PostgresSource, datasets
-from acequia_ingestor.tables import extract
+from acequia_ingestor.tables import extract, load
 
 from .conftest import Desk, document, keys, things
 
@@ -142,6 +142,17 @@ async def test_a_load_of_which_a_check_says_quarantine_lies_there_and_not_in_raw
     await table.same()  # what was set apart was not moved: comparing keys finds it
 
 
+async def test_a_full_load_that_was_set_apart_comes_again_though_its_table_is_as_it_was(table: Desk) -> None:
+    apart = {"references": OnFailure.QUARANTINE}
+    table.registered(things(cursor=None, references={"id": ("others", "id")}, severities=apart), things("others"))
+    await table.source.run("CREATE TABLE others (LIKE things INCLUDING ALL)")
+    await table.insert(1)
+    assert (await table.load("things"))["things"]["rejected"] == "references_id"
+    await table.source.run("INSERT INTO others VALUES (1, 'x', 1)")
+    assert (await table.load("things"))["things"]["rows"] == 1
+    await table.same()
+
+
 async def test_a_table_can_be_checked_without_anything_being_written(table: Desk) -> None:
     await table.source.run("INSERT INTO things VALUES (1, 'a', 5, now() - interval '5 days'), (2, 'b', -5, NULL)")
     told = await table.load("things", only_validate=True)
@@ -245,6 +256,8 @@ async def test_a_full_load_of_which_no_row_can_be_used_is_rejected_and_empties_n
     await desk.source.run("ALTER TABLE things DROP COLUMN updated_at", "INSERT INTO things VALUES (1, 'a', 1.10)")
     assert (await desk.load("things"))["things"]["rows"] == 1
     await desk.source.run("UPDATE things SET amount = 'NaN'")
+    told = (await desk.load("things", only_validate=True))["things"]
+    assert (told["rejected"], told["broken_by"]) == ("no_rows", {"unparsable_amount": 1})
     told = (await desk.load("things"))["things"]
     assert (told["rejected"], "1" in told["reason"]) == ("no_rows", True)
     assert len(await desk.parts()) == 1
@@ -337,6 +350,19 @@ async def test_a_statement_that_takes_too_long_is_told_with_what_to_do(table: De
     told = await table.load("slow", "things")
     assert (told["slow"]["rejected"], told["things"]["rejected"]) == ("statement_timeout", None)
     assert "ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT" in told["slow"]["reason"]
+
+
+async def test_no_question_keeps_a_message_longer_than_the_broker_waits(
+    table: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "HELD_MOST", 2.0)
+    await table.source.run("CREATE VIEW slow AS SELECT things.* FROM things, pg_sleep(600)")
+    table.registered(things("slow", fresh_within=None, compare_keys_every=None))
+    await table.insert(1)
+    told = await table.load("slow")
+    assert told["slow"]["rejected"] == "statement_timeout"
+    told = await table.load("slow", only_validate=True)
+    assert told["slow"]["rejected"] == "statement_timeout"
 
 
 async def test_a_source_that_is_away_is_tried_again(table: Desk) -> None:

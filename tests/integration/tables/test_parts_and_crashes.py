@@ -145,6 +145,16 @@ async def test_several_tables_of_one_run_share_its_time_and_each_is_loaded_once(
     assert (outcome.dataset, outcome.rows_out, outcome.status) == ("_tables", 3, Status.SUCCESS)
 
 
+async def test_tables_that_are_only_checked_share_its_time_too_and_each_is_checked_once(table: Desk) -> None:
+    table.registered(things(), things("others"), things("absent"))
+    await table.source.run("CREATE TABLE others (LIKE things INCLUDING ALL)", "INSERT INTO others VALUES (1, 'a', 1)")
+    hasty = await table.ingestor(load_seconds=1e-9)
+    assert await carry_through(table, [hasty], await table.order("things", "absent", "others", only_validate=True)) == 3
+    told = await table.told()
+    assert [table["rejected"] for table in told.values()] == [None, "unknown_table", None]
+    assert await keys(table.workshop, Layer.LEDGER, "tables/") == []
+
+
 async def test_the_same_command_delivered_twice_at_once_makes_one_load(table: Desk) -> None:
     table.rows_per_part = 2
     await fill(table, 9)

@@ -1,5 +1,6 @@
 """One read-only snapshot of a source database, over ADBC. Its errors are translated here, and only here."""
 
+import math
 import re
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -64,9 +65,11 @@ def literal(text: str) -> str:
 class Snapshot:
     """A read-only, repeatable-read transaction: all that is asked in it sees the same rows. For one thread."""
 
-    def __init__(self, connection: Any, timeout: float) -> None:
+    def __init__(self, connection: Any, timeout: float, ends: float) -> None:
+        """`timeout`: seconds of one statement. `ends`: on the monotonic clock; no statement runs longer than that."""
         self._connection = connection
         self._timeout = timeout
+        self._ends = ends
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """All rows of a small answer. Raises as `translated` says."""
@@ -126,30 +129,35 @@ class Snapshot:
     @contextmanager
     def _asking(self) -> Iterator[Any]:
         began = time.monotonic()
+        left = max(self._ends - began, 0.001)
         cursor = self._connection.cursor()
         try:
+            if left < self._timeout:
+                cursor.execute(f"SET statement_timeout = {math.ceil(left * 1000)}")
             yield cursor
         except (adbc.Error, OSError, pa.ArrowException) as error:
-            late = time.monotonic() - began >= self._timeout * 0.95
-            raise translated(error, timeout=self._timeout if late else None) from error
+            allowed = min(self._timeout, left)
+            late = time.monotonic() - began >= allowed * 0.95
+            raise translated(error, timeout=allowed if late else None) from error
         finally:
             cursor.close()
 
 
 @contextmanager
 def open_snapshot(
-    dsn: str, *, statement_timeout: float, first: Sequence[str] = ()
+    dsn: str, *, statement_timeout: float, ends: float = math.inf, first: Sequence[str] = ()
 ) -> Iterator[tuple[Snapshot, list[Any]]]:
     """A snapshot, and what each of the questions `first`, asked before it was taken, was answered with.
 
-    `statement_timeout`: seconds; 0: none. TransientFailure (`source`) where the server can't be reached.
+    `statement_timeout`: seconds; 0: none. `ends`: when all has to be asked, on the monotonic clock. TransientFailure
+    (`source`) where the server can't be reached.
     """
     try:
         connection = adbc.connect(_patient(dsn), autocommit=True)
     except (adbc.Error, OSError, pa.ArrowException) as error:
         raise _not_connected(error) from None  # the error may quote the DSN
     try:
-        snapshot = Snapshot(connection, statement_timeout or float("inf"))
+        snapshot = Snapshot(connection, statement_timeout or math.inf, ends)
         snapshot.do(f"SET application_name = {literal(APPLICATION)}")
         snapshot.do("SET TimeZone = 'UTC'")
         snapshot.do("SET IntervalStyle = 'iso_8601'")
@@ -206,7 +214,8 @@ def translated(  # noqa: PLR0911 - a table of errors
         return RejectedInput(
             "statement_timeout",
             f"a statement at the source ran into its timeout ({said}). Give it more time "
-            "(ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT), or an index on the cursor column and the key",
+            "(ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT; a delivery has 25 minutes for all of them), or an index on "
+            "the cursor column and the key",
         )
     if state in ("42P01", "3F000"):
         return RejectedInput("unknown_table", f"the source has no such table: {said}")

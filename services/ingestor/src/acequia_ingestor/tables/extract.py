@@ -71,6 +71,8 @@ class Order:
     rows_per_part: int
     deadline: float
     """On the monotonic clock: reading ends there, and goes on in another stretch."""
+    ends: float
+    """On the same clock: all that the source is asked has to be answered by then."""
     only_validate: bool = False
 
 
@@ -123,7 +125,10 @@ def extract(order: Order, registry: Registry, folder: Path, stop: Event) -> Stre
     """
     folder.mkdir(parents=True, exist_ok=True)
     oldest = [query("oldest_transaction")]
-    with open_snapshot(order.dsn, statement_timeout=order.statement_timeout, first=oldest) as (snapshot, answers):
+    with open_snapshot(order.dsn, statement_timeout=order.statement_timeout, ends=order.ends, first=oldest) as (
+        snapshot,
+        answers,
+    ):
         relation = describe(order.dataset, snapshot, answers[0])
         return _Extraction(order, registry, folder, stop, snapshot, relation).run()
 

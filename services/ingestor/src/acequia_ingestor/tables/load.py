@@ -53,6 +53,8 @@ from acequia_ingestor.tables.state import Checkpoint, KeyFile, Opening, States, 
 log = logging.getLogger("acequia")
 
 STAGE = "ingestor"
+HELD_MOST = 1500.0
+"""Seconds of one delivery in which the source has to have answered: the broker takes a message back after 1800."""
 META_SO_FAR = "acequia-so-far"
 """On a part: where its load had come to with it, so that whoever goes on knows. Packed JSON."""
 
@@ -85,7 +87,7 @@ class TableResult(_Document):
     blocked: tuple[str, ...] = ()
     """The checks for which its parts go no further than RAW."""
     broken_by: Mapping[str, int] = {}
-    """Rows that break the contract, by rule."""
+    """Rows that break the contract, by rule; where a table was only checked, those that can't be read as well."""
     rejected: str | None = None
     """The rule by which nothing of it went to RAW."""
     reason: str | None = None
@@ -195,7 +197,8 @@ class TableLoads:
             self._in_hand.discard(job.run_id)
 
     async def _carry_out(self, job: Job, folder: Path) -> Ended | None:
-        deadline = time.monotonic() + self._settings.load_seconds
+        began = time.monotonic()
+        deadline, ends = began + self._settings.load_seconds, began + HELD_MOST
         tables: dict[str, TableResult] = {}
         worked = False
         for name in job.names:
@@ -205,7 +208,7 @@ class TableLoads:
                     await self._go_on_later(job)
                     return None
                 worked = True
-                result = await self._load(job, self._workshop.registry[name], folder / name, deadline)
+                result = await self._load(job, self._workshop.registry[name], folder / name, deadline, ends)
                 if result is None:
                     await self._go_on_later(job)
                     return None
@@ -295,7 +298,7 @@ class TableLoads:
 
     # one table
 
-    async def _load(self, job: Job, dataset: Dataset, folder: Path, deadline: float) -> TableResult | None:
+    async def _load(self, job: Job, dataset: Dataset, folder: Path, deadline: float, ends: float) -> TableResult | None:
         """What became of it; None where the time was over before its end."""
         attempt = 0
         while True:
@@ -312,14 +315,14 @@ class TableLoads:
                 result = _blocked_before(opening.load, stored, tuple(blocked.split(",")))
                 return await self._keep(dataset.name, job.run_id, result)
             try:
-                stretch = await self._extract(job, dataset, state, opening, stored, place, deadline)
+                stretch = await self._extract(job, dataset, state, opening, stored, place, deadline, ends)
                 self._workshop.at(f"{STAGE}.after_process")
                 if job.asked.only_validate:
-                    return _validated(stretch)
+                    return await self._keep(dataset.name, job.run_id, _validated(stretch))
                 put = await _Putting(self, job, dataset, state, opening, stem, stored, stretch).run()
             except RejectedInput as rejected:
                 result = await self._reject(job, dataset, opening, stem, rejected, stored)
-                return result if job.asked.only_validate else await self._keep(dataset.name, job.run_id, result)
+                return await self._keep(dataset.name, job.run_id, result)
             if put is None:
                 log.info("%s: another delivery of the same run was faster; looking again", dataset.name)
                 continue
@@ -336,6 +339,7 @@ class TableLoads:
         stored: Sequence[ObjectInfo],
         folder: Path,
         deadline: float,
+        ends: float,
     ) -> Stretch:
         dsn = self._settings.dsn_of(job.asked.connection)
         if dsn is None:
@@ -360,6 +364,7 @@ class TableLoads:
             stored=_so_far(stored[-1], len(stored)) if stored else None,
             rows_per_part=job.command.rows_per_part,
             deadline=deadline,
+            ends=ends,
             only_validate=job.asked.only_validate,
         )
         stop = Event()
@@ -615,8 +620,8 @@ class _Putting:
         return info_record(info, sha256=digest)
 
     async def _set_apart(self, rule: str) -> TableResult:
-        """All rows of the stretch to quarantine, with why. The load ends: its rows come again with the next full load,
-        or where keys are compared."""
+        """All rows of the stretch to quarantine, with why. The load ends: its rows come again where keys are compared,
+        those of a full load with the next one."""
         stretch = self._stretch
         rows = 0
         for part in stretch.parts:
@@ -629,7 +634,7 @@ class _Putting:
             self._rejected.append(await self._put_rejected(path, number))
         reason = f"the check {rule} failed"
         if rule == "no_rows":
-            reason = f"none of the {stretch.counted.read} rows that were read can be used"
+            reason = _none_of(stretch)
         elif rule == stretch.quarantine:
             changed = ", ".join(f"{name} ({change.value})" for name, change in stretch.layout.changed.items())
             reason = f"columns at the source changed: {changed}"
@@ -640,7 +645,7 @@ class _Putting:
         counted = stretch.counted.model_copy(
             update={"rows": stretch.counted.rows - rows, "rejected": {k: v for k, v in by_rule.items() if v}}
         )
-        whole = not self._stored and not stretch.more and rule != "no_rows"
+        whole = not self._stored and not stretch.more and not stretch.checkpoint.full
         return self._result(
             stretch.checkpoint if whole else None,
             parts=len(self._stored),
@@ -667,13 +672,20 @@ def _blocked_before(load: int, stored: Sequence[ObjectInfo], blocked: tuple[str,
 
 
 def _validated(stretch: Stretch) -> TableResult:
+    unusable = bool(stretch.counted.rejected) and not stretch.counted.rows
     return TableResult(
         full=True,
         counted=stretch.counted,
         checks=tuple(stretch.checks),
         columns_changed={name: change.value for name, change in stretch.layout.changed.items()},
-        broken_by=dict(sorted(stretch.broken_by.items())),
+        broken_by=dict(sorted((Counter(stretch.counted.rejected) + Counter(stretch.broken_by)).items())),
+        rejected="no_rows" if unusable else None,
+        reason=_none_of(stretch) if unusable else None,
     )
+
+
+def _none_of(stretch: Stretch) -> str:
+    return f"none of the {stretch.counted.read} rows that were read can be used"
 
 
 def _load_of(info: ObjectInfo) -> Load:
