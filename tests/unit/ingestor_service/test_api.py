@@ -7,8 +7,10 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fastapi import Request
 
 from acequia.adapters.sqlite import SqliteBus
+from acequia.app import make_app
 from acequia.errors import TransientFailure
 from acequia.events import Kind, ObjectCreated, Status, parse_notification
 from acequia.layers import Layer, command_key, done_key
@@ -221,6 +223,28 @@ async def test_an_upload_that_breaks_off_leaves_nothing(client: httpx.AsyncClien
         await client.put(FILE, content=broken())
     assert await keys(workshop, Layer.LANDING) == []
     assert await told(workshop) == []
+
+
+async def test_who_goes_away_in_the_middle_of_an_upload_is_no_fault_of_the_service() -> None:
+    app = make_app("a service")
+
+    @app.put("/file")
+    async def file(request: Request) -> None:
+        async for _ in request.stream():
+            pass
+
+    coming = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"x", "more_body": True}]
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return coming.pop()
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": "/file", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    assert answered[0]["status"] == 400
 
 
 async def test_a_file_that_is_larger_than_it_said_is_refused_and_leaves_nothing(
