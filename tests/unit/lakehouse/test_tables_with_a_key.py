@@ -98,6 +98,18 @@ def test_the_table_is_as_it_was_until_the_last_part_of_a_full_load_is_there(lake
     assert (names(lake), lake.snapshots("people")) == ({1: "A", 2: "B", 3: "C"}, 2)
 
 
+def test_a_full_load_of_no_row_empties_the_table_and_what_later_loads_bring_stays(lake: Lake) -> None:
+    lake.plan(1, *full(lake, 1, {1: "a", 2: "b"}))
+
+    document = lake.plan(2, *full(lake, 2, {}))
+
+    assert document["loads"] == [{"number": 2, "state": "replaced", "parts": 1, "missing": []}]
+    assert names(lake) == {}
+    lake.plan(3, changes(lake, 3, {2: "B"}))
+    lake.plan(4, changes(lake, 1, {1: "late"}))
+    assert names(lake) == {2: "B"}
+
+
 def test_a_part_that_was_rejected_means_no_replacement_and_the_commit_object_says_so(lake: Lake) -> None:
     lake.plan(1, *full(lake, 1, {1: "a"}))
     first, _, third = full(lake, 2, {1: "A"}, {2: "B"}, {3: "C"})
