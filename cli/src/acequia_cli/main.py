@@ -1192,7 +1192,7 @@ def config_show(
     Example:
     acequia config show --env prod
     """
-    from acequia_cli.profiles import ShowProfile  # noqa: PLC0415
+    from acequia_cli.show_profile import ShowProfile  # noqa: PLC0415
 
     _carry_out(ShowProfile(env, config), as_json)
 

@@ -149,7 +149,7 @@ class Folder:
                     yield below, about.st_size
 
     def catalog(self) -> "Catalog | None":
-        from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog  # noqa: PLC0415 - see relations.plan
+        from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog  # noqa: PLC0415 - see plan.py
 
         lakehouse = load(LakehouseSettings, _env_file=self._env_file)
         named = lakehouse.catalog != "sql" or lakehouse.catalog_uri.get_secret_value()
@@ -206,7 +206,7 @@ class Servers:
         return Files(sizes, lambda path: self._files.open_input_file(place + path))
 
     def catalog(self) -> "Catalog | None":
-        from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see relations.plan
+        from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see plan.py
 
         lakehouse = load(LakehouseSettings, _env_file=self._env_file)
         try:
