@@ -133,6 +133,29 @@ async def test_a_long_load_of_which_nothing_is_left_ends_with_an_empty_part(tabl
     assert (load.parts, frame.height) == (load.part, 0)
 
 
+async def test_a_long_load_of_changes_ends_though_people_write_faster_than_it_reads(table: Desk) -> None:
+    table.rows_per_part = 100
+    await fill(table, 10)
+    await table.load("things")
+    await table.source.run(
+        "INSERT INTO things SELECT n, repeat('x', 3000), n, now() FROM generate_series(100, 20000) n"
+    )
+    hasty = await table.ingestor(load_seconds=0.0)
+    assert await hasty.handle(await table.order("things")) == Ack()
+    again = await taken(table.workshop, QUEUE)
+    for _ in range(60):
+        if not again:
+            break
+        await table.source.run(
+            "UPDATE things SET label = repeat('y', 3000), updated_at = clock_timestamp() WHERE id BETWEEN 100 AND 3000"
+        )
+        assert await hasty.handle(again[0]) == Ack()
+        again = await taken(table.workshop, QUEUE)
+    assert not again
+    assert (await table.load("things"))["things"]["rows"] == 2901
+    await table.same()
+
+
 async def test_several_tables_of_one_run_share_its_time_and_each_is_loaded_once(table: Desk) -> None:
     table.registered(things(), things("others"))
     await table.source.run("CREATE TABLE others (LIKE things INCLUDING ALL)", "INSERT INTO others VALUES (1, 'a', 1)")

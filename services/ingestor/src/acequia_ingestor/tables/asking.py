@@ -119,6 +119,9 @@ class Asking:
     """Where an earlier stretch of the load ended."""
     ended: bool = False
     """Whether the load's last part stands: nothing is read any more."""
+    began: Checkpoint | None = None
+    """What the load's first snapshot saw, where that was an earlier stretch's. Changes made since are left to the next
+    load, which looks for them anyway: so a load ends, however fast people write."""
 
     # columns
 
@@ -166,13 +169,21 @@ class Asking:
         """The rows of the load, wherever it has come to."""
         if self.since is None:
             return "true"
-        predicate = self.candidates(self.since)
-        if not (self.known and self.relation.has_xmin and self.since.below is not None):
-            return predicate
-        told = f"{self.transaction()} < {self.since.below}"
-        if self.since.seen:
-            told += f" OR {self.transaction()} = ANY('{{{','.join(map(str, self.since.seen))}}}'::bigint[])"
-        return f"{predicate} AND NOT ({told})"
+        predicates = [self.candidates(self.since)]
+        if self.known and (seen := self._seen_by(self.since)) is not None:
+            predicates.append(f"NOT ({seen})")
+        if self.began is not None and (seen := self._seen_by(self.began)) is not None:
+            predicates.append(f"({seen})")
+        return " AND ".join(predicates)
+
+    def _seen_by(self, checkpoint: Checkpoint) -> str | None:
+        """Whether the checkpoint's snapshot saw a row as it is now. None: that can't be told."""
+        if not self.relation.has_xmin or checkpoint.below is None:
+            return None
+        told = f"{self.transaction()} < {checkpoint.below}"
+        if checkpoint.seen:
+            told += f" OR {self.transaction()} = ANY('{{{','.join(map(str, checkpoint.seen))}}}'::bigint[])"
+        return told
 
     def order(self) -> list[SourceColumn]:
         cursor = self.cursor() if self.since is not None else None

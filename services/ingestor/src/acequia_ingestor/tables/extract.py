@@ -161,7 +161,8 @@ class _Extraction:
         layout = lay_out(self._dataset, relation.columns, {} if order.full else order.columns)
         first = order.stored.position if order.stored else None
         ended = order.stored is not None and order.stored.ended
-        asking = Asking(relation, since, known=not forked, after=first, ended=ended)
+        began = order.began if order.began is not None and order.began.timeline == relation.timeline else None
+        asking = Asking(relation, since, known=not forked, after=first, ended=ended, began=began)
         stretch = Stretch(self._checkpoint(asking, full), layout, self._columns_after(layout))
         if layout.changed:
             self._judge(layout, stretch)
