@@ -28,7 +28,7 @@ import polars as pl
 from acequia.datasets import load_registry
 from acequia.layers import Buckets, Layer, Stem, data_key
 from acequia_cli.engine import open_engine
-from acequia_cli.relations import plan
+from acequia_cli.plan import plan
 from acequia_cli.stored import Chosen, SnapshotFiles, reached
 
 DATASET = "network_events"

@@ -241,6 +241,23 @@ def test_a_second_import_takes_what_is_new_and_nothing_else(predecessor: Predece
         new.unlink()
 
 
+def test_a_copy_is_no_new_content_and_stands_in_the_view_as_their_table_had_it(
+    predecessor: Predecessor, taken: dict[str, Any]
+) -> None:
+    copy = predecessor.folder / "network_events_20251220_121215.parquet"
+    copy.write_bytes(theirs(20, 120))
+    insert = "INSERT INTO ingestion_events VALUES (DEFAULT, '2025-12-20 06:12:40', $1, NULL, 120, 'reintento')"
+    asyncio.run(ask(predecessor.database, insert, copy.name))
+    try:
+        told = document(predecessor.take_over())
+    finally:
+        copy.unlink()
+    assert (told["files"]["imported"], told["files"]["same_content"], told["list"]["of_files"]) == (0, 1, 3)
+    assert [(str(row[1])[:19], *row[2:]) for row in predecessor.as_before() if row[2] == copy.name] == [
+        ("2025-12-20 12:12:40", copy.name, copy.as_uri(), 120, "reintento")
+    ]
+
+
 def test_a_rebuilt_audit_database_knows_the_history(predecessor: Predecessor, taken: dict[str, Any]) -> None:
     before = predecessor.as_before()
     predecessor.up.stop()

@@ -21,7 +21,9 @@ from acequia.events import utc_now
 from acequia.layers import Buckets, Layer, done_key
 from acequia.runner import JSON
 from acequia_cli.embedded import Embedded
+from acequia_ingestor.samples import rows_script, schema_script
 from acequia_reconciler.schedules import State, run_of, schedule_key
+from acequia_reconciler.times import Times
 from harness.fleet import Fleet
 
 NAME, CRON = "network_daily", "0 2 * * *"
@@ -164,16 +166,45 @@ def fleet(stack: Any, tmp_path: Path) -> Iterator[Fleet]:
 
 
 async def _create(stack: Any, database: str) -> None:
+    await _at(stack, stack.postgres.database, f"CREATE DATABASE {database}")
+
+
+async def _at(stack: Any, database: str, *scripts: str) -> None:
     there = stack.postgres
-    admin = await asyncpg.connect(
+    connection = await asyncpg.connect(
         host=there.host,
         port=there.port,
         user=there.user,
         password=there.password.get_secret_value(),
-        database=there.database,
+        database=database,
     )
-    await admin.execute(f"CREATE DATABASE {database}")
-    await admin.close()
+    for script in scripts:
+        await connection.execute(script)
+    await connection.close()
+
+
+async def in_store(fleet: Fleet, stack: Any, act: Callable[[MinioStore], Awaitable[Any]]) -> Any:
+    store = await MinioStore.open(stack.minio, Buckets(fleet.env["ACEQUIA_BUCKET_PREFIX"]))
+    try:
+        return await act(store)
+    finally:
+        await store.close()
+
+
+async def raw(store: MinioStore) -> list[str]:
+    return [info.key async for info in store.list_objects(Layer.RAW)]
+
+
+def left_behind(fleet: Fleet, stack: Any, name: str, state: State) -> None:
+    """What a reconciler noted that was there before."""
+    body = json.dumps(state.document()).encode()
+    asyncio.run(
+        in_store(
+            fleet,
+            stack,
+            lambda store: store.put(Layer.LEDGER, schedule_key(name), body, metadata={}, content_type=JSON),
+        )
+    )
 
 
 @pytest.mark.stack
@@ -184,21 +215,11 @@ def test_two_reconcilers_that_come_back_after_days_make_one_run_for_the_latest_t
     latest = today if today <= now - timedelta(minutes=2) else today - DAY
     state = State(CRON, "UTC", since=latest - 9 * DAY, settled=latest - 3 * DAY)
 
-    async def in_store(act: Callable[[MinioStore], Awaitable[Any]]) -> Any:
-        store = await MinioStore.open(stack.minio, Buckets(fleet.env["ACEQUIA_BUCKET_PREFIX"]))
-        try:
-            return await act(store)
-        finally:
-            await store.close()
-
-    body = json.dumps(state.document()).encode()
-    asyncio.run(
-        in_store(lambda store: store.put(Layer.LEDGER, schedule_key(NAME), body, metadata={}, content_type=JSON))
-    )
+    left_behind(fleet, stack, NAME, state)
     fleet.start("reconciler", "reconciler.2", ACEQUIA_SCHEDULES=NAME)
     run_id = run_of(NAME, latest)
     done = done_key(run_id)
-    asyncio.run(eventually(lambda: in_store(lambda store: store.head(Layer.LEDGER, done))))
+    asyncio.run(eventually(lambda: in_store(fleet, stack, lambda store: store.head(Layer.LEDGER, done))))
 
     def told() -> dict[str, Any]:
         schedules = httpx.get(f"{fleet.url('ingestor')}/schedules", timeout=30).json()["schedules"]
@@ -209,10 +230,40 @@ def test_two_reconcilers_that_come_back_after_days_make_one_run_for_the_latest_t
     assert UUID(schedule["last"]["run_id"]) == run_id
     assert (schedule["skipped"], schedule["active"]) == (2, True)
 
-    async def raw(store: MinioStore) -> list[str]:
-        return [info.key async for info in store.list_objects(Layer.RAW)]
-
-    assert len(asyncio.run(in_store(raw))) == 1
+    assert len(asyncio.run(in_store(fleet, stack, raw))) == 1
     by_hand = httpx.post(f"{fleet.url('ingestor')}/schedules/{NAME}/fire", timeout=60)
     assert by_hand.status_code == 202
     fleet.wait(lambda: fleet.page(by_hand.json()["run_id"]).get("rows_raw") == 10_000, "the run by hand is not there")
+
+
+@pytest.mark.stack
+def test_the_tables_of_a_database_are_loaded_at_six_in_mexico_city_by_two_reconcilers_once(
+    fleet: Fleet, stack: Any
+) -> None:
+    there, database = stack.postgres, fleet.env["PG_DATABASE"]
+    asyncio.run(_at(stack, database, schema_script(), rows_script(accounts=60, at=datetime.now(UTC))))
+    password = there.password.get_secret_value()
+    dsn = f"postgresql://{there.user}:{password}@{there.host}:{there.port}/{database}"
+    fleet.start("auditor")
+    fleet.start("ingestor", ACEQUIA_SOURCE_POSTGRES_DSN=dsn)
+    name, cron, zone = "subscriptions_daily", "0 6 * * *", "America/Mexico_City"
+    now = utc_now()
+    due = next(Times(cron, zone).newest_first(now - timedelta(minutes=2), now - 2 * DAY))
+    left_behind(fleet, stack, name, State(cron, zone, since=due - 9 * DAY, settled=due - DAY))
+    fleet.start("reconciler", "reconciler.2", ACEQUIA_SCHEDULES=name)
+
+    done = done_key(run_of(name, due))
+    asyncio.run(eventually(lambda: in_store(fleet, stack, lambda store: store.head(Layer.LEDGER, done))))
+    run_id = str(run_of(name, due))
+    fleet.wait(lambda: fleet.page(run_id).get("raw_objects"), "the auditor does not know the run")
+    page = fleet.page(run_id)
+    assert (page["dataset"], page["raw_objects"]) == ("_tables", 8)
+    tables = page["stages"]["ingestor"][-1]["parameters"]["tables"]
+    assert {told["rejected"] for told in tables.values()} == {None}
+    assert page["rows_in"] == sum(told["rows"] for told in tables.values()) > 600
+    assert len(asyncio.run(in_store(fleet, stack, raw))) == 8
+
+    schedules = httpx.get(f"{fleet.url('ingestor')}/schedules", timeout=30).json()["schedules"]
+    schedule = next(s for s in schedules if s["name"] == name)
+    assert (schedule["last"]["run_id"], schedule["skipped"]) == (run_id, 0)
+    assert schedule["last"]["local"].endswith("T06:00:00-06:00")

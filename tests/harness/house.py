@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
@@ -64,8 +65,8 @@ async def open_house(place: Place, at: At) -> AsyncIterator[tuple[httpx.AsyncCli
     workshop = Workshop(store, bus, buckets, load_registry(), at=at)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test", timeout=60)
     lake = LakePlace.on_server(place.minio, buckets)
-    os.environ["ACEQUIA_LAKEHOUSE_CATALOG_URI"] = _catalog_uri(place.postgres)  # this process has no other house
-    services = all_services(workshop, Database(place.postgres), AuditorClient(client), table, lake, concurrency=2)
+    with patch.dict(os.environ, ACEQUIA_LAKEHOUSE_CATALOG_URI=_catalog_uri(place.postgres)):
+        services = all_services(workshop, Database(place.postgres), AuditorClient(client), table, lake, concurrency=2)
     async with client:
         await house.open(app, workshop, services)
         try:

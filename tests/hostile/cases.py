@@ -117,6 +117,8 @@ class Case:
     format: str | None = None
     """Named with the upload, rather than detected."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    dataset: str = "network_events"
+    """Named with a file."""
 
 
 # making of files
@@ -229,6 +231,15 @@ def argus(*flows: str) -> bytes:
     return csv(*rows, header=header)
 
 
+def well(*rows: str, header: str = "Fecha;Pozo;Presión de succión (psi);Corriente (A);Frecuencia (Hz)") -> bytes:
+    """What a well's sensors measured, as a spreadsheet exports it."""
+    return csv(*rows, header=header)
+
+
+def measured(number: int, pressure: str = "1.234,5", at: str = "20/12/2025") -> str:
+    return f"{at} 12:00:{number % 60:02d};AYATSIL-{number};{pressure};45,1;60"
+
+
 def raw(number: int, **columns: pl.Series | None) -> bytes:
     """An object of RAW as the ingestor writes it."""
     whole = pl.read_parquet(io.BytesIO(parquet(number)))
@@ -324,6 +335,8 @@ def skops_bomb() -> bytes:
 
 EVIL = "acequia-ran-a-strangers-code"
 RUN = UUID("00000000-0000-4000-8000-00000badcafe")
+
+OF_WELLS: dict[str, Any] = {"file": "AYATSIL-7_all.csv", "dataset": "sensor_data"}
 
 FILES = [
     Case("zero bytes", "a file with nothing in it", "file", lambda n: b"", Quarantined("empty", "no bytes")),
@@ -457,6 +470,29 @@ FILES = [
     Case("NSL-KDD", "43 columns, no header, no addresses, no times", "file",
          lambda n: b"0,udp,private,SF,%d" % n + b",0" * 36 + b",teardrop,16\n",
          Quarantined("unknown_format", "without a header"), "KDDTrain+.txt"),
+    Case("people's CSV", "`;`, decimal commas, Windows-1252", "file",
+         lambda n: well(measured(n), measured(n + 1)).decode().encode("cp1252"), Taken(2), **OF_WELLS),
+    Case("people's CSV with values that are none", "a word, the other decimal mark, a 31st of February", "file",
+         lambda n: well(measured(n), measured(n, "apagado"), measured(n, "1,234.5"), measured(n, at="31/02/2025")),
+         Taken(1, {"unparsable_intake_pressure_psi": 2, "unparsable_timestamp": 1}), **OF_WELLS),
+    Case("people's CSV with a quote that nobody closed", "before 2 MiB of rows", "file",
+         lambda n: well(f'"{measured(n)}', *[measured(n + i) for i in range(40_000)]),
+         Taken(40_000, {"open_quote": 1}), **OF_WELLS),
+    Case("people's CSV with a line of 64 MiB", "after one good row", "file",
+         lambda n: well(measured(n), "7" * (64 * MEGA)), Taken(1, {"line_too_long": 1}), **OF_WELLS),
+    Case("people's CSV with NUL bytes", "in a cell, and a row of nothing else", "file",
+         lambda n: well(measured(n), measured(n, "1\0" + "2"), "\0" * 50),
+         Taken(1, {"unparsable_intake_pressure_psi": 1, "ragged_line": 1}), **OF_WELLS),
+    Case("people's CSV with a column twice", "two headings that mean the same", "file",
+         lambda n: well(measured(n) + ";7", header="Fecha;Pozo;PIP;Corriente (A);Frecuencia (Hz);Presión succión"),
+         Quarantined("duplicate_columns", "intake_pressure_psi"), **OF_WELLS),
+    Case("people's CSV without a time", "no column says when", "file",
+         lambda n: well(f"AYATSIL-{n};1;2", header="Pozo;PIP;Corriente (A)"),
+         Quarantined("missing_columns", "timestamp"), format="people_csv", **OF_WELLS),
+    Case("people's CSV in half a UTF-16", "a byte is missing at the end", "file",
+         lambda n: well(measured(n)).decode().encode("utf-16")[:-1], Quarantined("unreadable", "UTF-16"), **OF_WELLS),
+    Case("a spreadsheet called CSV", "a zip archive, as .xlsx files are", "file",
+         lambda n: b"PK\x03\x04" + garbage(n), Quarantined("unknown_format", "none of the formats"), **OF_WELLS),
     Case("a log with two headers", "the second with other columns", "file",
          lambda n: zeek(n) + zeek(n, fields="ts\tid.orig_h"), Quarantined("missing_columns", "id.resp_h"), "conn.log"),
 ]  # fmt: skip

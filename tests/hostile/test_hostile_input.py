@@ -72,7 +72,7 @@ def content_of(home: Home, case: Case) -> bytes:
 
 
 async def uploaded(home: Home, case: Case) -> None:
-    params = {"dataset": "network_events"} | ({"format": case.format} if case.format else {})
+    params = {"dataset": case.dataset} | ({"format": case.format} if case.format else {})
     after = len(home.heard)
     url = home.client.base_url.join(f"/ingestions/files/{case.file}").copy_merge_params(params)
     answer = await home.client.put(url, content=content_of(home, case))
@@ -85,7 +85,7 @@ async def uploaded(home: Home, case: Case) -> None:
 
 async def landed(home: Home, case: Case) -> None:
     number = home.number()
-    key = case.file if case.door == "landing" else f"network_events/dropped/{number}/{case.file}"
+    key = case.file if case.door == "landing" else f"{case.dataset}/dropped/{number}/{case.file}"
     metadata = dict(case.metadata) | ({"acequia-format": case.format} if case.format else {})
     after = len(home.heard)
     _, run_id = await home.land(key, content_of(home, case), metadata)

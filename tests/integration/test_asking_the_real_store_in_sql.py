@@ -22,8 +22,8 @@ from acequia.datasets import load_registry
 from acequia.layers import Buckets, Layer, Stem, data_key
 from acequia.settings import PostgresSettings
 from acequia.topology import DEFAULT_RETRY_DELAYS, topology
-from acequia_cli import relations
 from acequia_cli.engine import Vanished, explained, open_engine
+from acequia_cli.plan import plan
 from acequia_cli.stored import Chosen, SnapshotFiles, reached
 from acequia_lakehouse.catalog import Place, open_catalog, table_name
 from acequia_lakehouse.settings import LakehouseSettings
@@ -183,7 +183,7 @@ async def test_an_object_that_goes_after_it_was_opened_is_known_to_be_gone(
     for name, value in servers.env.items():
         monkeypatch.setenv(name, value)
     async with reached(Chosen(None, None, None, tmp_path)) as installation:
-        found = await relations.plan(installation, load_registry(), [("bronze", "sensor_data")], None)
+        found = await plan(installation, load_registry(), [("bronze", "sensor_data")], None)
         files = SnapshotFiles()
         with open_engine(files, memory="1GB", temp=tmp_path) as engine:
             [relation] = found

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from acequia_cli.complaints import CommandFailed, NotThere, ServerAway, WrongUse
+from acequia_cli.complaints import CommandFailed, NotThere, ServerAway, TooLarge, WrongUse
 
 Document = dict[str, Any]
 Sent = Callable[[int], None]
@@ -29,6 +29,8 @@ PAGE = 200
 Line = tuple[str, Document]
 """A line of a long answer: what it is ("progress", "orphan", ..., at last "result"), and its document."""
 _WRONG = frozenset({400, 405, 413, 415, 422})
+_AWAY = frozenset({502, 503, 504})
+"""A 503 is the server's own; with the others a proxy says that it does not reach it."""
 
 
 class Api:
@@ -317,10 +319,11 @@ def _explained(url: str, path: str, status: int, problem: Mapping[str, Any]) -> 
         return NotThere(detail)
     if status in (HTTPStatus.CONFLICT, HTTPStatus.GONE):
         return CommandFailed(detail)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in _AWAY:
         return ServerAway(f"{detail} ({url}: try again in a few seconds)")
     if status in _WRONG:
+        complaint = TooLarge if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else WrongUse
         allowed = problem.get("allowed")
         listed = isinstance(allowed, list) and not all(str(value) in detail for value in allowed)
-        return WrongUse(f"{detail} Allowed: {', '.join(map(str, allowed))}." if listed and allowed else detail)
+        return complaint(f"{detail} Allowed: {', '.join(map(str, allowed))}." if listed and allowed else detail)
     return CommandFailed(f"{url}{path} answered {status}: {detail} (its log says more)")

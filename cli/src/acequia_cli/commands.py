@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -451,10 +451,11 @@ def _about_the_chain(result: Mapping[str, Any]) -> Text:
 @dataclass(frozen=True, slots=True)
 class ListDatasets:
     where: Where
+    names: Sequence[str] = ()
 
     async def run(self, output: Output) -> int:
         async with asked_anywhere(self.where) as connection:
-            found = await connection.api.datasets()
+            found = _named(self.names, await connection.api.datasets(), "dataset")
         output.document({"datasets": found})
         if not output.as_json:
             for dataset in found:
@@ -462,9 +463,8 @@ class ListDatasets:
                 columns = ", ".join(f"{name} ({kind})" for name, kind in dataset["columns"].items())
                 table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
                 table.add_row("columns", columns)
-                table.add_row("formats", ", ".join(dataset["formats"]))
-                table.add_row("files", ", ".join(dataset["patterns"]))
-                table.add_row("synthetic", "yes" if dataset["synthetic"] else "no")
+                for label, value in _about(dataset):
+                    table.add_row(label, value)
                 output.console.print(table, highlight=False)
         return DONE
 
@@ -472,17 +472,50 @@ class ListDatasets:
 @dataclass(frozen=True, slots=True)
 class ListFormats:
     where: Where
+    names: Sequence[str] = ()
 
     async def run(self, output: Output) -> int:
         async with asked_anywhere(self.where) as connection:
-            found = await connection.api.formats()
+            found = _named(self.names, await connection.api.formats(), "format")
         output.document({"formats": found})
-        if not output.as_json:
+        if output.as_json:
+            return DONE
+        if not self.names:
             table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
             for format in found:
-                table.add_row(format["name"], format["title"])
+                table.add_row(format["name"], format["title"], ", ".join(format["datasets"]))
             output.console.print(table)
+            output.remark("\nacequia formats NAME says what is read, what stands for null, and what is skipped.")
+        for format in found if self.names else ():
+            output.remark(f"{format['name']}: {format['title']}\nof {', '.join(format['datasets'])}\n")
+            output.remark(format["description"] + "\n")
         return DONE
+
+
+def _named(names: Sequence[str], found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """Those of `found` that are asked for; all where none is."""
+    known = {str(one["name"]): one for one in found}
+    if unknown := [name for name in names if name not in known]:
+        raise WrongUse(f"No {what} is named {', '.join(map(repr, unknown))}. There is: {', '.join(known)}.")
+    return [known[name] for name in dict.fromkeys(names)] if names else found
+
+
+def _about(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is to be said of a dataset, but for its columns; nothing of what it has not."""
+    if dataset["key"]:
+        yield "key", ", ".join(dataset["key"])
+    if table := dataset["table"]:
+        how = f"what changed by {table['cursor']}" if table["cursor"] else "read in full each time"
+        yield "table", f"{table['relation']} of the pack {table['pack']}, {how}"
+    if dataset["formats"]:
+        yield "formats", ", ".join(dataset["formats"])
+    if dataset["patterns"]:
+        yield "files", ", ".join(dataset["patterns"])
+    if dataset["synthetic"]:
+        yield "synthetic", "yes"
+    yield "readers", ", ".join(dataset["readers"])
+    for schedule in dataset["schedules"]:
+        yield "schedule", f"{schedule['name']}: {schedule['cron']} {schedule['timezone']}"
 
 
 @dataclass(frozen=True, slots=True)

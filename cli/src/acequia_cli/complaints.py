@@ -25,5 +25,13 @@ class WrongUse(Complaint):
     exit_code = WRONG_USE
 
 
+class TooLarge(WrongUse):
+    """The server takes no body of this size."""
+
+
+class FileGone(CommandFailed):
+    """A file that was listed can not be read any more, or may not be."""
+
+
 class ServerAway(CommandFailed):
     """It does not answer now (no connection, a 503). Whoever waits may ask again."""

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from acequia.errors import ConfigurationError, InputGone
 from acequia.layers import Buckets, Layer, Stem
 from acequia.settings import MinioSettings, load
-from acequia_cli.complaints import CommandFailed, WrongUse
+from acequia_cli.complaints import FileGone, WrongUse
 
 S3 = "s3://"
 _TIME = re.compile(r"(?<!\d)(\d{8})[_T-]?(\d{6})(?!\d)")
@@ -24,12 +24,11 @@ _ANY = Layer.LANDING
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """One file of theirs. `etag`: as its store tells it, or the MD5 of its bytes."""
+    """One file of theirs. `etag`: as its store tells it, or the MD5 of its bytes; empty where they can't be read."""
 
     name: str
     uri: str
     etag: str
-    bytes: int
     modified: datetime
     place: str
     """Key in its bucket, or path."""
@@ -71,7 +70,7 @@ class Source(Protocol):
         ...
 
     async def fetch(self, left: Left, folder: Path) -> Path:
-        """The file on this disk; where it has to be fetched, below `folder`. CommandFailed where it is gone."""
+        """The file on this disk; where it has to be fetched, below `folder`. FileGone where it can't be read."""
         ...
 
     async def close(self) -> None: ...
@@ -88,15 +87,11 @@ class Folder:
 
     async def files(self, wanted: Wanted) -> AsyncIterator[Left]:
         for path in self._paths(wanted):
-            about = path.stat()
-            yield Left(
-                name=path.name,
-                uri=self._uri_of(path),
-                etag=_md5(path),
-                bytes=about.st_size,
-                modified=datetime.fromtimestamp(about.st_mtime, UTC),
-                place=str(path),
-            )
+            try:
+                etag, modified = _md5(path), path.stat().st_mtime
+            except OSError:  # what becomes of this one is told when it is fetched
+                etag, modified = "", 0.0
+            yield Left(path.name, self._uri_of(path), etag, datetime.fromtimestamp(modified, UTC), str(path))
 
     def _paths(self, wanted: Wanted) -> Iterator[Path]:
         if self._path.is_file():
@@ -106,7 +101,7 @@ class Folder:
         yield from sorted(p for p in found if p.is_file() and not p.name.startswith(".") and wanted.takes(p.name))
 
     async def fetch(self, left: Left, folder: Path) -> Path:
-        return Path(left.place)
+        return _readable(Path(left.place))
 
     async def close(self) -> None:
         return
@@ -149,7 +144,7 @@ class Bucket:
             if info.key.endswith("/") or not wanted.takes(info.key.rpartition("/")[2]):
                 continue
             name = info.key.rpartition("/")[2]
-            yield Left(name, f"{self._uri}{info.key}", info.etag, info.bytes, info.last_modified, info.key)
+            yield Left(name, f"{self._uri}{info.key}", info.etag, info.last_modified, info.key)
 
     async def fetch(self, left: Left, folder: Path) -> Path:
         assert self._store is not None
@@ -157,7 +152,7 @@ class Bucket:
         try:
             await self._store.get(_ANY, left.place, to, etag=left.etag)
         except InputGone as gone:
-            raise CommandFailed(f"{gone} (run the command again)") from gone
+            raise FileGone(str(gone)) from gone
         return to
 
     async def close(self) -> None:
@@ -180,6 +175,14 @@ def open_source(text: str, data: Path | None) -> Source:
         return S3 + str(whole.relative_to(store)) if store and whole.is_relative_to(store) else whole.as_uri()
 
     return Folder(Path(text).expanduser(), uri_of)
+
+
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise FileGone(f"it can't be read: {error.strerror}") from error
+    return path
 
 
 def _md5(path: Path) -> str:

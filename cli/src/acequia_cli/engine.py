@@ -89,9 +89,11 @@ def telling_when_stopped(words: str) -> Iterator[None]:
 
 
 async def in_thread(engine: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
-    """`work` in a thread, with a sign of how far it is on a terminal. A cancel interrupts it and waits for its end."""
+    """`work` in a thread, with a sign of how far it is on a terminal. A cancel interrupts it and waits for its end,
+    however often it comes."""
     console = Console(stderr=True)
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+    # no task: a second Ctrl-C cancels all of those, and the thread would go on unseen
+    running = asyncio.get_running_loop().run_in_executor(None, work)
     try:
         await asyncio.wait([running], timeout=PROGRESS_EVERY)
         if console.is_terminal and not running.done():
@@ -104,7 +106,8 @@ async def in_thread(engine: duckdb.DuckDBPyConnection, work: Callable[[], T]) ->
     except asyncio.CancelledError:
         while not running.done():
             engine.interrupt()
-            await asyncio.wait([running], timeout=INTERRUPT_EVERY)
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running], timeout=INTERRUPT_EVERY)
         if not running.cancelled():
             running.exception()
         raise

@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ WHERE NOT taken AND name = :it AND (
 )
 ORDER BY at DESC, n DESC LIMIT 1
 """
+_LEFT = "SELECT n, id, name, path, rows, status, at FROM list WHERE NOT taken ORDER BY n"
 _IS_OURS = "SELECT obj_description($1::regclass, 'pg_class') LIKE 'acequia:%'"
 
 
@@ -66,6 +67,8 @@ class Row:
     rows: int | None
     status: str | None
     at: datetime
+    n: int | None = field(default=None, compare=False)
+    """Its place in the list."""
 
     def document(self) -> dict[str, Any]:
         said = {"id": self.id, "name": self.name, "path": self.path, "rows": self.rows, "status": self.status}
@@ -181,18 +184,22 @@ class IngestionList:
             found = self._file.execute(query, {"it": more, "sources": self._sources}).fetchone()
             if found:
                 self._file.execute("UPDATE list SET taken = 1 WHERE n = ?", found[:1])
-                return _row(found[1:])
+                return _row(found)
         return None
+
+    def give_back(self, row: Row) -> None:
+        """The file that took this row was not taken over."""
+        self._file.execute("UPDATE list SET taken = 0 WHERE n = ?", (row.n,))
 
     def left(self) -> Iterator[Row]:
         """Rows that no file took, the oldest first."""
-        for found in self._file.execute("SELECT id, name, path, rows, status, at FROM list WHERE NOT taken ORDER BY n"):
+        for found in self._file.execute(_LEFT):
             yield _row(found)
 
 
 def _row(found: Sequence[Any]) -> Row:
-    id, name, path, rows, status, at = found
-    return Row(id, name, path, rows, status, datetime.fromisoformat(at))
+    n, id, name, path, rows, status, at = found
+    return Row(id, name, path, rows, status, datetime.fromisoformat(at), n)
 
 
 def read_row(record: Mapping[str, Any], zone: ZoneInfo) -> Row | str:

@@ -1101,7 +1101,8 @@ def lake_expire(
 ) -> None:
     """Forget the tables' old snapshots, and remove files of LAKE that none names any more. SILVER's objects stay.
 
-    A table can be read --as-of a time as long as the snapshot of then is there. The current one always stays.
+    A table can be read --as-of a time as long as the snapshot of then is there: one goes when another took its place
+    before --older-than. The current one always stays.
 
     Examples:
     acequia lake expire --older-than 30d --dry-run
@@ -1138,30 +1139,44 @@ def doctor(
 
 @app.command()
 def datasets(
-    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Only these.")] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """List the datasets, with their columns, formats and file patterns.
+    """List the datasets: columns, key, where they come from (table, formats, files, schedules), who reads them.
 
-    Example:
+    Examples:
     acequia datasets
+    acequia datasets network_events
     """
     from acequia_cli.commands import ListDatasets  # noqa: PLC0415
 
-    _carry_out(ListDatasets(_where(data, url, env, config)), as_json)
+    _carry_out(ListDatasets(_where(data, url, env, config), names or ()), as_json)
 
 
 @app.command()
 def formats(
-    data: Data = DEFAULT_DATA, url: Url = None, env: Env = None, config: Config = None, as_json: Json = False
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Tell all that is known of these.")
+    ] = None,
+    data: Data = DEFAULT_DATA,
+    url: Url = None,
+    env: Env = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """List the source formats.
+    """List the source formats; of those that are named, tell what is read, what is null, and what is skipped.
 
-    Example:
+    Examples:
     acequia formats
+    acequia formats argus
     """
     from acequia_cli.commands import ListFormats  # noqa: PLC0415
 
-    _carry_out(ListFormats(_where(data, url, env, config)), as_json)
+    _carry_out(ListFormats(_where(data, url, env, config), names or ()), as_json)
 
 
 @settings.command("show")
@@ -1177,7 +1192,7 @@ def config_show(
     Example:
     acequia config show --env prod
     """
-    from acequia_cli.profiles import ShowProfile  # noqa: PLC0415
+    from acequia_cli.show_profile import ShowProfile  # noqa: PLC0415
 
     _carry_out(ShowProfile(env, config), as_json)
 

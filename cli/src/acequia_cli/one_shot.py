@@ -118,6 +118,9 @@ class OneShot:
             LakehouseSettings,
             *((PostgresSettings, MigrationSettings, AuditorSettings) if audited else ()),
         )
+        source = load(PostgresSourceSettings)
+        if not source.dsn and not source.connections:  # an ingestor may do without, and rejects what asks for tables
+            raise ConfigurationError("settings: ACEQUIA_SOURCE_POSTGRES_DSN: field required (see .env.example)")
         settings, minio = load(AcequiaSettings), load(MinioSettings)
         self._grace = settings.stop_grace
         await asyncio.to_thread(clear_folders, settings.temp_dir)

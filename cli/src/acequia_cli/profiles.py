@@ -20,11 +20,8 @@ from typing import Any, get_args
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
-from rich.table import Table
-from rich.text import Text
 
-from acequia_cli.commands import Output
-from acequia_cli.complaints import DONE, WRONG_USE, WrongUse
+from acequia_cli.complaints import WrongUse
 
 FILE = Path("acequia.toml")
 LOCAL = "local"
@@ -34,6 +31,7 @@ STORE = "MINIO_ENDPOINT"
 MASK = "********"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAMED_DATABASE = re.compile(r"ACEQUIA_SOURCE_POSTGRES_[A-Z0-9_]+_DSN")
+_PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)[^/@\s]+(?=@)")
 _FILE_REFERENCE = re.compile(r"file:(?!//)(.+)", re.DOTALL)
 
 
@@ -115,9 +113,10 @@ def entries(name: str, config: Path | None = None) -> tuple[Path, list[Entry]]:
         origin = "file"
         if isinstance(value, str) and (reference := _FILE_REFERENCE.fullmatch(value)):
             origin = f"file:{reference[1]}"
-        elif isinstance(value, str) and (names := _REFERENCE.findall(value)):
+        elif names := _REFERENCE.findall(_text(value)):
             origin = ", ".join(f"${{{variable}}}" for variable in dict.fromkeys(names))
-        found.append(Entry(key, MASK if secret and problem is None else "" if problem else text, origin, problem))
+        shown = MASK if secret else _PASSWORD.sub(rf"\1{MASK}", text)
+        found.append(Entry(key, "" if problem else shown, origin, problem))
     return file, found
 
 
@@ -203,6 +202,8 @@ def _no_file() -> str:
 
 def _filled(where: str, key: str, value: Any, folder: Path) -> str:
     """A value as the environment would hold it, with what it refers to. WrongUse where that is not there."""
+    if isinstance(value, list):
+        return _text([_filled(where, key, one, folder) for one in value])
     if not isinstance(value, str):
         return _text(value)
     if reference := _FILE_REFERENCE.fullmatch(value):
@@ -237,24 +238,3 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def _is_secret(annotation: Any) -> bool:
     return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))
-
-
-@dataclass(frozen=True, slots=True)
-class ShowProfile:
-    """What an environment says, for people: no secret is printed."""
-
-    name: str
-    config: Path | None = None
-
-    async def run(self, output: Output) -> int:
-        file, told = entries(self.name, self.config)
-        settings = [{"key": e.key, "value": e.shown or None, "origin": e.origin, "problem": e.problem} for e in told]
-        output.document({"file": str(file), "environment": self.name, "settings": settings})
-        if not output.as_json:
-            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-            for entry in told:
-                shown = Text(entry.problem, "red") if entry.problem else Text(entry.shown)
-                table.add_row(entry.key, shown, Text(entry.origin, "dim"))
-            output.remark(f"{file}, [env.{self.name}]")
-            output.console.print(table)
-        return WRONG_USE if any(entry.problem for entry in told) else DONE

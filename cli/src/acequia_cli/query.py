@@ -25,8 +25,9 @@ from acequia.runner import clear_folders, temporary_folder
 from acequia_cli.commands import Output
 from acequia_cli.complaints import DONE, WrongUse
 from acequia_cli.engine import explained, in_thread, open_engine, telling_when_stopped, until_whole
+from acequia_cli.plan import plan
 from acequia_cli.progress import count
-from acequia_cli.relations import Relation, plan, quoted
+from acequia_cli.relations import Relation, quoted
 from acequia_cli.statement import Statement, read_statement
 from acequia_cli.stored import Chosen, Installation, SnapshotFiles, reached
 

@@ -149,7 +149,7 @@ class Folder:
                     yield below, about.st_size
 
     def catalog(self) -> "Catalog | None":
-        from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog  # noqa: PLC0415 - see relations.plan
+        from acequia_lakehouse.catalog import CATALOG_FILE, Place, open_catalog  # noqa: PLC0415 - see plan.py
 
         lakehouse = load(LakehouseSettings, _env_file=self._env_file)
         named = lakehouse.catalog != "sql" or lakehouse.catalog_uri.get_secret_value()
@@ -187,6 +187,7 @@ class Servers:
         self._files = arrow_fs.S3FileSystem(
             access_key=minio.access_key,
             secret_key=minio.secret_key.get_secret_value(),
+            session_token=minio.session_token.get_secret_value() or None,
             endpoint_override=minio.endpoint,
             scheme="https" if minio.secure else "http",
             region=minio.region,
@@ -206,7 +207,7 @@ class Servers:
         return Files(sizes, lambda path: self._files.open_input_file(place + path))
 
     def catalog(self) -> "Catalog | None":
-        from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see relations.plan
+        from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see plan.py
 
         lakehouse = load(LakehouseSettings, _env_file=self._env_file)
         try:

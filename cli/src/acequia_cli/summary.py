@@ -59,6 +59,7 @@ def summarise(one: Watched, connection: Connection, lineage: Mapping[str, Any] |
         "first_state": one.first.get("state") if one.first else None,
         **{name: page.get(name) for name in ROWS},
         "quarantined_by_rule": dict(page.get("quarantined_by_rule") or {}),
+        "lines_skipped": lines_skipped(one.first or page),
         "artifacts": artifacts,
         "model": page.get("model"),
         "scope": _scope(page),
@@ -93,6 +94,13 @@ def _scope(page: Page) -> str | None:
     evaluations = (page.get("stages") or {}).get("evaluator", ())
     said = [e["parameters"].get("scope") for e in evaluations if e["kind"] == "outcome"]
     return str(said[-1]) if said and said[-1] else None
+
+
+def lines_skipped(page: Page) -> dict[str, int]:
+    """Lines of a file that are no rows, by reason."""
+    ingested = (page.get("stages") or {}).get("ingestor", ())
+    said = [e.get("lines_skipped") or {} for e in ingested if e["kind"] == "outcome"]
+    return dict(said[-1]) if said else {}
 
 
 def read_as(page: Page) -> dict[str, Any] | None:
@@ -141,7 +149,7 @@ def print_summary(console: Console, document: Mapping[str, Any], connection: Con
     console.print(f"Run {document['run_id']}, dataset {document['dataset']}", style="dim", highlight=False)
     if document["read_as"]:
         _print_read_as(console, document["read_as"])
-    if document["rows_in"]:
+    if document["rows_in"] or document["lines_skipped"]:
         _print_rows(console, document)
     if document["model"]:
         _print_model(console, document)
@@ -179,6 +187,10 @@ def _print_rows(console: Console, document: Mapping[str, Any]) -> None:
         table.add_row(f"  {label}", count(document[name]), ABOUT_LAYERS[name])
     for rule, rows in sorted(document["quarantined_by_rule"].items(), key=lambda item: (-item[1], item[0])):
         table.add_row(f"    {rule}", Text(count(rows), "red"), "rejected for this reason")
+    if skipped := document["lines_skipped"]:
+        table.add_row("  skipped", count(sum(skipped.values())), "lines of the file that are no rows, in no sum")
+        for reason, lines in sorted(skipped.items(), key=lambda item: (-item[1], item[0])):
+            table.add_row(f"    {reason}", count(lines), "")
     console.print(table)
     if document["rows_silver"] is not None and document["finished"]:
         parts = [document[name] or 0 for name in ("rows_silver", "rows_duplicate", "rows_quarantined")]

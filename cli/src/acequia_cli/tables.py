@@ -182,6 +182,10 @@ def print_outcome(console: Console, document: Mapping[str, Any], *, every_check:
     for name, table in tables.items():
         for check in (table.get("checks") or ()) if every_check else _failed(table):
             _say(console, f"{name}: {_of_check(check)}", _style(check))
+        told_of = table.get("load") is None or any(check.get("name") == "contract" for check in _failed(table))
+        if told_of and (broken := table.get("broken_by")):
+            rules = ", ".join(f"{rule} {count(rows)}" for rule, rows in broken.items())
+            _say(console, f"{name}: rows that break the contract: {rules}", "yellow")
         if added := table.get("columns_added"):
             _say(console, f"{name}: new columns: {', '.join(map(str, added))}", "cyan")
         if changed := table.get("columns_changed"):

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from acequia_cli.client import Api
 from acequia_cli.commands import LISTED_MOST, NOT_NOW, Output
-from acequia_cli.complaints import DONE, FAILED, ServerAway, WrongUse
+from acequia_cli.complaints import DONE, FAILED, FileGone, ServerAway, TooLarge, WrongUse
 from acequia_cli.connection import Where, connect
 from acequia_cli.elsewhere import S3, Left, Source, Wanted, open_source
 from acequia_cli.ingestion_events import IngestionList, Row, parse_columns
@@ -23,6 +23,7 @@ BATCH = 50
 AT_ONCE = 4
 PATIENCE = (1.0, 2.0, 5.0, 10.0)
 """Seconds between the tries while a server is away, or its queues are full."""
+LIMIT = "The ingestor's ACEQUIA_INGESTOR_MAX_UPLOAD_BYTES says so."
 
 T = TypeVar("T")
 
@@ -36,9 +37,9 @@ class Taken:
     rows_raw: int = 0
     rejected_rows: Counter[str] = field(default_factory=Counter)
     of_files: int = 0
-    """Rows of the list whose file was found."""
+    """Rows of the list whose file was found and is taken over."""
     listed: Counter[str] = field(default_factory=Counter)
-    """Rows of the list whose file was not: imported, known."""
+    """Other rows of the list: imported, known."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
     differing: list[dict[str, Any]] = field(default_factory=list)
     """Files that hold another number of rows than the list says."""
@@ -85,9 +86,10 @@ class Import:
             raise WrongUse("say what to take over: a folder, s3://bucket, or --database with their table")
         given, zone = parse_columns(self.columns), _zone(self.zone)
         wanted = Wanted(self.pattern or f"{self.dataset}_*.parquet", self.recursive)
+        where = self.where.resolved()  # first: an environment's settings say where a bucket lies, too
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="acequia-import-")))
-            data = None if self.where.url else self.where.data
+            data = None if where.url else where.data
             sources = [open_source(text, data) for text in self.sources]
             for source in sources:
                 stack.push_async_callback(source.close)
@@ -97,7 +99,7 @@ class Import:
                 kept = IngestionList(folder, zone, buckets)
                 stack.callback(kept.close)
                 await kept.load(self.database, self.table, given)
-            connection = await stack.enter_async_context(connect(self.where))
+            connection = await stack.enter_async_context(connect(where))
             with ticking() as tick:
                 taking = _Taking(self, connection.api, folder, zone, kept, tick)
                 for source in sources:
@@ -160,7 +162,7 @@ class Import:
             for fate, words in (
                 ("known", "known already"),
                 ("same_content", "with content that is here already"),
-                ("rejected", "that can't be read: left alone"),
+                ("rejected", "left alone"),
             )
             if files[fate]
         ]
@@ -228,27 +230,39 @@ class _Taking:
 
     async def _take_file(self, source: Source, left: Left, row: Row | None, slots: asyncio.Semaphore) -> None:
         async with slots:
-            path = await source.fetch(left, self._folder)
             try:
-                answer = await _patiently(
-                    lambda: self._api.import_file(
-                        path,
-                        name=left.name,
-                        uri=left.uri,
-                        etag=left.etag,
-                        at=left.at(self._zone).isoformat(),
-                        dataset=self._asked.dataset,
-                        listed=row.document() if row else None,
-                        dry_run=self._asked.dry_run,
-                    )
-                )
-            finally:
-                if path.is_relative_to(self._folder):
-                    path.unlink(missing_ok=True)
+                answer = await self._sent(source, left, row)
+            except FileGone as gone:
+                answer = {"fate": "rejected", "rule": "gone", "reason": str(gone)}
+            except TooLarge as error:
+                answer = {"fate": "rejected", "rule": "too_large", "reason": f"{error} {LIMIT}"}
             self.taken.note(left, row, answer)
+            if self._kept and row and answer["fate"] == "rejected":
+                self._kept.give_back(row)
+                self.taken.of_files -= 1
+
+    async def _sent(self, source: Source, left: Left, row: Row | None) -> dict[str, Any]:
+        """What became of the file. Raises FileGone, TooLarge."""
+        path = await source.fetch(left, self._folder)
+        try:
+            return await _patiently(
+                lambda: self._api.import_file(
+                    path,
+                    name=left.name,
+                    uri=left.uri,
+                    etag=left.etag,
+                    at=left.at(self._zone).isoformat(),
+                    dataset=self._asked.dataset,
+                    listed=row.document() if row else None,
+                    dry_run=self._asked.dry_run,
+                )
+            )
+        finally:
+            if path.is_relative_to(self._folder):
+                path.unlink(missing_ok=True)
 
     async def take_rows(self) -> None:
-        """What the list says of files that were not found."""
+        """What the list says of files that were not found, or not taken over."""
         if self._kept is None:
             return
         batch: list[dict[str, Any]] = []
@@ -263,7 +277,7 @@ class _Taking:
     async def _take_rows(self, batch: Sequence[dict[str, Any]]) -> None:
         asked = {"dataset": self._asked.dataset, "rows": [*batch], "dry_run": self._asked.dry_run}
         self.taken.listed.update(await _patiently(lambda: self._api.import_rows(asked)))
-        self._tick("list", f"{count(self.taken.listed.total())} rows of files that are not there")
+        self._tick("list", f"{count(self.taken.listed.total())} rows of other files")
 
 
 async def _batches(files: AsyncIterator[Left]) -> AsyncIterator[list[Left]]:

@@ -21,8 +21,9 @@ from acequia.runner import clear_folders, temporary_folder
 from acequia_cli.commands import Output
 from acequia_cli.complaints import DONE, CommandFailed, WrongUse
 from acequia_cli.engine import explained, in_thread, open_engine, telling_when_stopped, until_whole
+from acequia_cli.plan import plan
 from acequia_cli.progress import Tick, count, ticking
-from acequia_cli.relations import Relation, plan, quoted, text
+from acequia_cli.relations import Relation, quoted, text
 from acequia_cli.statement import SCHEMAS
 from acequia_cli.stored import Chosen, Files, Installation, SnapshotFiles, reached
 

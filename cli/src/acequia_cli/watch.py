@@ -167,8 +167,8 @@ class _Watcher:
             try:
                 await self._look(api)
                 pause = PAUSE if self._runs else self._watch.every
-            except ServerAway as away:
-                self._tell_once(f"{away}. Trying again.", "away")
+            except CommandFailed as failure:  # ServerAway, or an answer that is a bug's: neither ends the watch
+                self._tell_once(f"{failure}. Trying again.", "away")
                 pause = min(max(pause, 1.0) * 2, PAUSE_MOST)
             else:
                 self._told.discard("away")
@@ -250,12 +250,16 @@ class _Watcher:
                 if entry.name.startswith((".", "~$")) or entry.name.lower().endswith(UNFINISHED):
                     continue
                 path = Path(entry.path)
-                with contextlib.suppress(FileNotFoundError):  # it went away meanwhile
+                try:
                     if entry.is_dir(follow_symlinks=False):
                         if self._watch.recursive and path.resolve() != away:
                             folders.append(path)
                     elif stat.S_ISREG((status := entry.stat()).st_mode):
                         yield path, status
+                except FileNotFoundError:
+                    continue  # it went away meanwhile
+                except OSError as error:  # a link in a circle, or to where nobody may look
+                    self._tell_once(f"{self._label(path)} can't be read: {error.strerror}", f"file {path}")
 
     def _ours(self, path: Path) -> bool:
         name = path.name.lower()
@@ -315,16 +319,13 @@ class _Watcher:
     async def _follow(self, run: _Run, api: Api) -> None:
         """Tell how it ended, once it has, and put the file away."""
         try:
-            page = await api.run(run.run_id)
+            first = page = await api.run(run.run_id)
+            if page.get("finished") and page.get("state") == "same_content" and page.get("same_as"):
+                first = await api.run(str(page["same_as"]))
         except NotThere:  # whoever answers does not know it yet
             return
-        if not page.get("finished"):
+        if not (page.get("finished") and first.get("finished")):
             return
-        first = page
-        if page.get("state") == "same_content" and page.get("same_as"):
-            first = await api.run(str(page["same_as"]))
-            if not first.get("finished"):
-                return
         run.seen.state = State.LEFT
         succeeded = first.get("state") == "done"
         self.amiss += not succeeded

@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_settings import BaseSettings
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -162,6 +163,12 @@ def make_app(title: str, *, max_body_bytes: int = 65_536) -> FastAPI:
     @app.exception_handler(TransientFailure)
     async def unavailable(request: Request, error: TransientFailure) -> Response:
         return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.dependency} is unavailable", str(error)).response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def cut_off(request: Request, error: ClientDisconnect) -> Response:  # nobody reads it, and nobody is at fault
+        return Problem(
+            HTTPStatus.BAD_REQUEST, "cut off", "The client went away before its request was whole."
+        ).response()
 
     @app.exception_handler(RejectedInput)
     async def rejected(request: Request, error: RejectedInput) -> Response:

@@ -21,6 +21,9 @@ class MinioSettings(BaseSettings):
     endpoint: Annotated[str, Field(description="host:port of the S3 API (not of the console)")]
     access_key: str
     secret_key: SecretStr
+    session_token: Annotated[SecretStr, Field(description="Of temporary keys (STS): they are not renewed")] = SecretStr(
+        ""
+    )
     secure: bool = False
     ca_file: Annotated[str, Field(description="PEM of the CAs that TLS trusts; empty: the system's")] = ""
     region: str = "us-east-1"

@@ -1,5 +1,6 @@
 """What is checked of each load, what follows; columns that come, go and change; and what goes wrong at the source."""
 
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,7 @@ from acequia.layers import Layer
 from acequia.ports import Ack, Retry
 from acequia_ingestor.settings import IngestorSettings
 from acequia_ingestor.sources.postgres import PostgresSource, datasets
-from acequia_ingestor.tables import extract
+from acequia_ingestor.tables import extract, load
 
 from .conftest import Desk, document, keys, things
 
@@ -110,6 +111,22 @@ async def test_a_load_may_be_blocked_by_rows_that_break_the_contract(table: Desk
     assert told["things"]["blocked"] == ["contract"]
 
 
+async def test_a_full_load_is_blocked_where_one_of_its_parts_would_be_rejected_further_on(table: Desk) -> None:
+    table.rows_per_part = 2
+    rows = ", ".join(f"({n}, 'x', {-1 if n in (3, 4) else 1})" for n in range(1, 9))
+    await table.source.run(f"INSERT INTO things VALUES {rows}")
+    told = await table.load("things")
+    assert checks(told)["contract"] == (False, 1.0, 0.5)
+    assert (told["things"]["blocked"], told["things"]["broken_by"]) == (["contract"], {"amount_range": 2})
+    await table.source.run("UPDATE things SET amount = 1 WHERE id = 4")
+    told = await table.load("things")
+    assert (checks(told)["contract"], told["things"]["kind"], told["things"]["rows"]) == ((True, 0.5, 0.5), "full", 8)
+    await table.source.run("UPDATE things SET amount = -1, updated_at = now() WHERE id = 5")
+    told = await table.load("things")
+    assert checks(told)["contract"] == (False, 1.0, 0.5)
+    assert "blocked" not in told["things"]  # changes: the transformer sets them apart
+
+
 async def test_a_load_of_which_a_check_says_quarantine_lies_there_and_not_in_raw(table: Desk) -> None:
     table.registered(with_checks(Check("sum", OnFailure.QUARANTINE, sql="SELECT sum(amount) - 6 FROM things")))
     await table.source.run("INSERT INTO things VALUES (1, 'a', 5), (2, 'b', 5)")
@@ -123,6 +140,17 @@ async def test_a_load_of_which_a_check_says_quarantine_lies_there_and_not_in_raw
     table.registered(things(compare_keys_every=timedelta(0)))
     await table.load("things")
     await table.same()  # what was set apart was not moved: comparing keys finds it
+
+
+async def test_a_full_load_that_was_set_apart_comes_again_though_its_table_is_as_it_was(table: Desk) -> None:
+    apart = {"references": OnFailure.QUARANTINE}
+    table.registered(things(cursor=None, references={"id": ("others", "id")}, severities=apart), things("others"))
+    await table.source.run("CREATE TABLE others (LIKE things INCLUDING ALL)")
+    await table.insert(1)
+    assert (await table.load("things"))["things"]["rejected"] == "references_id"
+    await table.source.run("INSERT INTO others VALUES (1, 'x', 1)")
+    assert (await table.load("things"))["things"]["rows"] == 1
+    await table.same()
 
 
 async def test_a_table_can_be_checked_without_anything_being_written(table: Desk) -> None:
@@ -222,6 +250,53 @@ async def test_numbers_with_more_digits_than_ours_are_set_apart_one_by_one(desk:
     assert (outcome.rows_out, dict(outcome.rejected)) == (1, {"unparsable_amount": 3})
 
 
+async def test_a_full_load_of_which_no_row_can_be_used_is_rejected_and_empties_nothing(desk: Desk) -> None:
+    desk.registered(things(cursor=None))
+    await desk.source.run("CREATE TABLE things (id bigint PRIMARY KEY, label text, amount numeric, updated_at text)")
+    await desk.source.run("ALTER TABLE things DROP COLUMN updated_at", "INSERT INTO things VALUES (1, 'a', 1.10)")
+    assert (await desk.load("things"))["things"]["rows"] == 1
+    await desk.source.run("UPDATE things SET amount = 'NaN'")
+    told = (await desk.load("things", only_validate=True))["things"]
+    assert (told["rejected"], told["broken_by"]) == ("no_rows", {"unparsable_amount": 1})
+    told = (await desk.load("things"))["things"]
+    assert (told["rejected"], "1" in told["reason"]) == ("no_rows", True)
+    assert len(await desk.parts()) == 1
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert (outcome.rows_in, dict(outcome.rejected)) == (1, {"unparsable_amount": 1})
+    assert len([k for k in await keys(desk.workshop, Layer.QUARANTINE) if k.endswith(".rows.parquet")]) == 1
+    await desk.source.run("UPDATE things SET amount = 2")
+    assert (await desk.load("things"))["things"]["rows"] == 1
+
+
+async def test_a_row_that_can_not_be_read_is_told_also_where_all_others_are_as_they_were(desk: Desk) -> None:
+    desk.registered(things(cursor=None))
+    await desk.source.run(
+        "CREATE TABLE things (id bigint PRIMARY KEY, label text, amount numeric, updated_at timestamptz)"
+    )
+    await desk.source.run("INSERT INTO things VALUES (1, 'a', 1.10)")
+    await desk.load("things")
+    await desk.source.run("INSERT INTO things VALUES (2, 'b', 'NaN')")
+    await desk.load("things")
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert dict(outcome.rejected) == {"unparsable_amount": 1}
+    await desk.load("things")
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert (outcome.rows_in, dict(outcome.rejected)) == (0, {})  # nothing is new
+
+
+async def test_a_row_that_can_not_be_read_counts_once_where_keys_are_compared_as_well(desk: Desk) -> None:
+    desk.registered(things(compare_keys_every=timedelta(0)))
+    await desk.source.run(
+        "CREATE TABLE things (id bigint PRIMARY KEY, label text, amount numeric, updated_at timestamptz)"
+    )
+    await desk.source.run("INSERT INTO things VALUES (1, 'a', 1.10, now())")
+    await desk.load("things")
+    await desk.source.run("INSERT INTO things VALUES (2, 'b', 'NaN', now())")
+    await desk.load("things")
+    (outcome,) = [r for r in desk.said if r.kind is Kind.OUTCOME]
+    assert (outcome.rows_in, dict(outcome.rejected)) == (1, {"unparsable_amount": 1})
+
+
 async def test_a_canonical_column_may_be_an_expression_over_the_tables_own(desk: Desk) -> None:
     desk.registered(things(columns={"label": "upper(t.name) || '!'", "id": "t.number"}))
     await desk.source.run(
@@ -275,6 +350,19 @@ async def test_a_statement_that_takes_too_long_is_told_with_what_to_do(table: De
     told = await table.load("slow", "things")
     assert (told["slow"]["rejected"], told["things"]["rejected"]) == ("statement_timeout", None)
     assert "ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT" in told["slow"]["reason"]
+
+
+async def test_no_question_keeps_a_message_longer_than_the_broker_waits(
+    table: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "HELD_MOST", 2.0)
+    await table.source.run("CREATE VIEW slow AS SELECT things.* FROM things, pg_sleep(600)")
+    table.registered(things("slow", fresh_within=None, compare_keys_every=None))
+    await table.insert(1)
+    told = await table.load("slow")
+    assert told["slow"]["rejected"] == "statement_timeout"
+    told = await table.load("slow", only_validate=True)
+    assert told["slow"]["rejected"] == "statement_timeout"
 
 
 async def test_a_source_that_is_away_is_tried_again(table: Desk) -> None:
@@ -347,6 +435,28 @@ def test_a_request_without_tables_means_the_pack_and_unknown_names_are_told(desk
     desk.registered(things())
     with pytest.raises(RejectedInput, match="pack"):
         ask()
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://reader:very/secret@127.0.0.1:5432/shop",
+        "postgresql://reader:very@secret@127.0.0.1:5432/shop",
+        "postgresql://reader:very%secret@127.0.0.1:5432/shop",
+        "mysql://reader:secret@127.0.0.1:5432/shop",
+        "postgresql+psycopg://reader:secret@127.0.0.1:5432/shop",
+        "host=127.0.0.1 user=reader password=very secret",
+        "secret",
+    ],
+)
+async def test_a_dsn_that_is_none_is_told_with_what_to_do_and_without_its_password(table: Desk, dsn: str) -> None:
+    table.settings = table.settings.model_copy(update={"dsn": SecretStr(dsn)})
+    told = await table.load("things")
+    assert told["things"]["rejected"] == "source_refused"
+    assert "postgresql://user:password@host:5432/database" in told["things"]["reason"]
+    (manifest,) = await keys(table.workshop, Layer.QUARANTINE)
+    said = json.dumps(await document(table.workshop, Layer.QUARANTINE, manifest))
+    assert "secret" not in "".join(record.model_dump_json() for record in table.said) + said
 
 
 async def test_the_dsn_is_told_nowhere(table: Desk) -> None:

@@ -133,6 +133,29 @@ async def test_a_long_load_of_which_nothing_is_left_ends_with_an_empty_part(tabl
     assert (load.parts, frame.height) == (load.part, 0)
 
 
+async def test_a_long_load_of_changes_ends_though_people_write_faster_than_it_reads(table: Desk) -> None:
+    table.rows_per_part = 100
+    await fill(table, 10)
+    await table.load("things")
+    await table.source.run(
+        "INSERT INTO things SELECT n, repeat('x', 3000), n, now() FROM generate_series(100, 20000) n"
+    )
+    hasty = await table.ingestor(load_seconds=0.0)
+    assert await hasty.handle(await table.order("things")) == Ack()
+    again = await taken(table.workshop, QUEUE)
+    for _ in range(60):
+        if not again:
+            break
+        await table.source.run(
+            "UPDATE things SET label = repeat('y', 3000), updated_at = clock_timestamp() WHERE id BETWEEN 100 AND 3000"
+        )
+        assert await hasty.handle(again[0]) == Ack()
+        again = await taken(table.workshop, QUEUE)
+    assert not again
+    assert (await table.load("things"))["things"]["rows"] == 2901
+    await table.same()
+
+
 async def test_several_tables_of_one_run_share_its_time_and_each_is_loaded_once(table: Desk) -> None:
     table.registered(things(), things("others"))
     await table.source.run("CREATE TABLE others (LIKE things INCLUDING ALL)", "INSERT INTO others VALUES (1, 'a', 1)")
@@ -143,6 +166,16 @@ async def test_several_tables_of_one_run_share_its_time_and_each_is_loaded_once(
     assert {name: result["rows"] for name, result in told.items()} == {"things": 2, "others": 1}
     outcome = [r for r in table.said if r.kind is Kind.OUTCOME][-1]
     assert (outcome.dataset, outcome.rows_out, outcome.status) == ("_tables", 3, Status.SUCCESS)
+
+
+async def test_tables_that_are_only_checked_share_its_time_too_and_each_is_checked_once(table: Desk) -> None:
+    table.registered(things(), things("others"), things("absent"))
+    await table.source.run("CREATE TABLE others (LIKE things INCLUDING ALL)", "INSERT INTO others VALUES (1, 'a', 1)")
+    hasty = await table.ingestor(load_seconds=1e-9)
+    assert await carry_through(table, [hasty], await table.order("things", "absent", "others", only_validate=True)) == 3
+    told = await table.told()
+    assert [table["rejected"] for table in told.values()] == [None, "unknown_table", None]
+    assert await keys(table.workshop, Layer.LEDGER, "tables/") == []
 
 
 async def test_the_same_command_delivered_twice_at_once_makes_one_load(table: Desk) -> None:
@@ -224,3 +257,49 @@ async def test_parts_carry_run_and_load_and_no_part_is_put_before_the_table_was_
     head = await table.workshop.store.head(Layer.RAW, key)
     assert head is not None
     assert (head.metadata["acequia-run-id"], head.metadata[META_LOAD]) == (str(run_id), "1.full.1of1")
+
+
+KEYLESS = "CREATE TABLE things (id bigint, label text, amount numeric(12, 2), updated_at timestamptz DEFAULT now())"
+
+
+async def test_what_was_blocked_stays_blocked_though_its_load_is_cut_off(desk: Desk) -> None:
+    desk.registered(things())
+    desk.rows_per_part = 2
+    await desk.source.run(KEYLESS, "INSERT INTO things VALUES (1, 'a'), (1, 'b'), (2, 'c'), (3, 'd'), (4, 'e')")
+    ingestor, delivery = await desk.ingestor(), await desk.order("things")
+    cut_off_at(desk.workshop, "ingestor.after_part")
+    assert isinstance(await ingestor.handle(delivery), Retry)
+    assert await ingestor.handle(delivery) == Ack()
+    told = (await desk.told())["things"]
+    assert told["blocked"] == ["duplicate_keys"]
+    assert [check["name"] for check in told["checks"] if not check["passed"]] == ["duplicate_keys"]
+    assert await desk.parts() == []
+    assert "checkpoint" not in await desk.state()
+    await desk.source.run("DELETE FROM things WHERE label = 'b'")
+    assert (await desk.load("things"))["things"]["rows"] == 4
+    await desk.same()
+
+
+async def test_a_load_whose_last_part_stands_gets_no_further_one(table: Desk) -> None:
+    await table.insert(1, 2)
+    ingestor, delivery = await table.ingestor(), await table.order(full_refresh=["things"])
+    cut_off_at(table.workshop, "ingestor.after_part")
+    assert isinstance(await ingestor.handle(delivery), Retry)
+    await table.insert(3, updated_at="now() - interval '2 hours'")
+    assert await ingestor.handle(delivery) == Ack()
+    assert [str(load) for load, _ in await table.parts()] == ["1.full.1of1"]
+    assert (await table.told())["things"]["rows"] == 2
+    table.registered(things(compare_keys_every=timedelta(0)))
+    await table.load("things")
+    await table.same()
+
+
+async def test_keys_are_told_apart_over_the_whole_of_a_load_before_its_first_part_is_put(desk: Desk) -> None:
+    desk.registered(things())
+    desk.rows_per_part = 100
+    await desk.source.run(KEYLESS, "INSERT INTO things SELECT n, repeat('x', 3000), n FROM generate_series(1, 20000) n")
+    await desk.source.run("INSERT INTO things VALUES (19999, 'again', 1)")
+    hasty = await desk.ingestor(load_seconds=0.0)
+    await carry_through(desk, [hasty], await desk.order("things"))
+    assert (await desk.told())["things"]["blocked"] == ["duplicate_keys"]
+    assert await desk.parts() == []

@@ -223,3 +223,14 @@ async def test_the_sample_database_is_made_by_a_command_and_changed_by_another(d
     assert 0 < (await desk.load("accounts"))["accounts"]["rows"] < 30
     with pytest.raises(CommandFailed):
         await MakeSampleDatabase("postgresql://x@127.0.0.1:1/x", accounts=1, changes=0, seed=1).run(output)
+
+
+async def test_a_table_that_was_emptied_arrives_in_silver_as_a_full_load_of_no_row(pack: Desk, tmp_path: Path) -> None:
+    await pack.load("subscription_features")
+    await pack.source.run("DELETE FROM public.subscription_features")
+    told = (await pack.load("subscription_features"))["subscription_features"]
+    assert (told["kind"], told["rows"], told["parts"], told["rejected"]) == ("full", 0, 1, None)
+    load, raw = (await pack.parts("subscription_features"))[-1]
+    assert (str(load), raw.height) == ("2.full.1of1", 0)
+    assert silver_of(pack, "subscription_features", raw, tmp_path).height == 0
+    assert (await pack.load("subscription_features"))["subscription_features"]["parts"] == 0

@@ -1,5 +1,6 @@
 """What a command over a store takes up, and how far it says that its run is."""
 
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from acequia.layers import Buckets, Layer, Stem, command_key, data_key, dead_key
 from acequia.ports import Message
 from acequia.runner import JSON, PARQUET, Workshop
 from acequia.topology import dead_queue, topology
-from acequia_cli.one_shot import Pages, take_up
+from acequia_cli.one_shot import OneShot, Pages, take_up
 
 BUCKETS = Buckets("once")
 TABLE = topology(BUCKETS, (1,))
@@ -111,3 +112,19 @@ async def test_what_a_person_has_to_mend_is_told_to_who_waits(workshop: Workshop
     with pytest.raises(Problem, match="MINIO_SECRET_KEY is wrong") as told:
         await pages(uuid4())
     assert told.value.status_code == 422
+
+
+async def test_without_a_database_to_read_from_it_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith(("ACEQUIA_", "MINIO_", "PG_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "MINIO_ENDPOINT": "127.0.0.1:1",
+        "MINIO_ACCESS_KEY": "a",
+        "MINIO_SECRET_KEY": "b",
+        "ACEQUIA_LAKEHOUSE_CATALOG": "sql",
+        "ACEQUIA_LAKEHOUSE_CATALOG_URI": "postgresql+psycopg://nobody@127.0.0.1:1/x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="ACEQUIA_SOURCE_POSTGRES_DSN: field required"):
+        async with OneShot():
+            raise AssertionError

@@ -1,5 +1,6 @@
 """`acequia query` on the folder of an embedded installation."""
 
+import asyncio
 import csv
 import io
 import json
@@ -723,3 +724,22 @@ def test_ctrl_c_ends_a_query_with_130_and_leaves_nothing(laid: Laid, tmp_path: P
     assert running.returncode == 130
     assert said == "acequia: stopped: nothing was written\n"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+async def test_who_presses_ctrl_c_again_does_not_leave_a_query_that_goes_on():
+    interrupted, over = threading.Event(), threading.Event()
+
+    class Busy:
+        def interrupt(self) -> None:
+            interrupted.set()
+
+    asking = asyncio.create_task(engine.in_thread(Busy(), lambda: over.wait(30)))  # type: ignore[arg-type]
+    for _ in range(3):
+        await asyncio.sleep(0.05)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+    await asyncio.to_thread(interrupted.wait, 30)
+    assert not asking.done()
+    over.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking

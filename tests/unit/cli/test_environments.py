@@ -156,6 +156,25 @@ def test_what_is_shown_of_an_environment_has_no_secret(folder: Path, monkeypatch
     assert "s3cret" not in result.stdout and "reader" not in result.stdout
 
 
+def test_a_password_in_an_address_is_not_shown_either(folder: Path):
+    (folder / "acequia.toml").write_text('[env.dev]\nurl = "https://team:quiet@acequia.example.org:8000"\n')
+    for asked in (("--env", "dev"), ("--env", "dev", "--json")):
+        shown = acequia("config", "show", *asked).output
+        assert "https://team:********@acequia.example.org:8000" in shown
+        assert "quiet" not in shown
+
+
+def test_a_list_may_refer_to_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "acequia.toml").write_text(
+        '[env.dev]\ndata = "here"\nACEQUIA_SCHEDULES = ["${OURS_SCHEDULE}", "network_daily"]\n'
+    )
+    with pytest.raises(WrongUse, match=r"ACEQUIA_SCHEDULES refers to \$\{OURS_SCHEDULE\}, which is not set"):
+        resolve("dev")
+    assert "OURS_SCHEDULE" in acequia("config", "show", "--env", "dev").output
+    monkeypatch.setenv("OURS_SCHEDULE", "subscriptions_daily")
+    assert resolve("dev").settings == {"ACEQUIA_SCHEDULES": "subscriptions_daily,network_daily"}
+
+
 def test_what_an_environment_lacks_is_shown_beside_the_rest(folder: Path):
     (folder / "acequia.toml").write_text(STORE)
 

@@ -12,10 +12,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from acequia.settings import MinioSettings, load
 from acequia_cli import takeover
 from acequia_cli.client import Api
 from acequia_cli.connection import Connection
-from acequia_cli.elsewhere import Left, Wanted, open_source
+from acequia_cli.elsewhere import Bucket, Left, Wanted, open_source
 from acequia_cli.main import app
 
 AT = datetime(2025, 12, 20, 12, 12, 9, tzinfo=UTC)
@@ -26,6 +27,7 @@ class Ingestor:
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str], dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
         self.away = 0
         self.most = 0
 
@@ -40,7 +42,12 @@ class Ingestor:
         if request.url.path == "/replays":
             lines = json.dumps({"result": {"seen": 1, "matched": 1, "sent": 2, "dead": 0}})
             return httpx.Response(200, content=lines, headers={"content-type": "application/x-ndjson"})
+        if request.url.path == "/imports/rows":
+            self.rows += (rows := json.loads(request.content)["rows"])
+            return httpx.Response(200, json={"imported": len(rows), "known": 0})
         body, params = request.content, dict(request.url.params)
+        if b"long" in body:
+            return httpx.Response(413, json={"detail": "At most 9 bytes are allowed.", "status": 413, "allowed": 9})
         answer = {"fate": "imported", "run_id": "r", "objects": [], "rows_in": 4, "rows_raw": 3}
         answer |= {"rejected": {"unparsable_bytes": 1}, "same_as": None, "rule": None, "reason": None}
         if b"bad" in body:
@@ -111,9 +118,60 @@ def test_a_bad_file_is_named_with_its_reason_and_the_others_are_taken(ingestor: 
     result = acequia("import", folder)
     assert result.exit_code == 1
     assert re.search(r"left alone  file://\S+20251222_121209.parquet\n +unreadable: no Parquet", result.stdout)
-    assert "3 files: 2 taken over, 1 that can't be read: left alone." in result.stdout
+    assert "3 files: 2 taken over, 1 left alone." in result.stdout
     assert "8 rows: 6 in RAW, 2 in quarantine." in result.stdout
     assert "No run was started. To have it worked on: acequia replay" in result.stdout
+
+
+def test_a_file_over_the_servers_limit_is_named_with_the_setting_and_the_others_are_taken(
+    ingestor: Ingestor, folder: Path
+) -> None:
+    (folder / "network_events_20251219_121209.parquet").write_bytes(b"too long")
+    result = acequia("import", folder, "--json")
+    assert result.exit_code == 1
+    told = document(result)
+    assert (told["files"]["found"], told["files"]["imported"], told["files"]["rejected"]) == (3, 2, 1)
+    [left] = told["rejected"]
+    assert left["uri"].endswith("network_events_20251219_121209.parquet")
+    assert left["rule"] == "too_large"
+    assert left["reason"] == ("At most 9 bytes are allowed. The ingestor's ACEQUIA_INGESTOR_MAX_UPLOAD_BYTES says so.")
+
+
+def test_a_file_that_is_gone_by_its_turn_or_may_not_be_read_is_named_and_the_others_are_taken(
+    ingestor: Ingestor, folder: Path
+) -> None:
+    (folder / "network_events_20251218_121209.parquet").write_bytes(b"rows")
+    real = takeover.Api.imports_known
+
+    async def meanwhile(api: Api, objects: list[dict[str, Any]]) -> list[bool]:
+        (folder / "network_events_20251218_121209.parquet").unlink()
+        return await real(api, objects)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(takeover.Api, "imports_known", meanwhile)
+        result = acequia("import", folder, "--json")
+    assert result.exit_code == 1
+    told = document(result)
+    assert (told["files"]["imported"], told["files"]["rejected"]) == (2, 1)
+    assert [(one["rule"], one["reason"]) for one in told["rejected"]] == [
+        ("gone", "it can't be read: No such file or directory")
+    ]
+
+
+def test_what_the_list_says_of_a_file_that_is_left_alone_becomes_a_record_by_itself(
+    ingestor: Ingestor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"network_events_20251220_121209.parquet", "network_events_20251222_121209.parquet"}
+    (folder / "network_events_20251222_121209.parquet").write_bytes(b"bad")
+
+    async def load(kept: takeover.IngestionList, url: str, table: str, given: dict[str, str]) -> None:
+        kept._add([{"at": AT, "name": name} for name in sorted(names)])  # type: ignore[misc]
+
+    monkeypatch.setattr(takeover.IngestionList, "load", load)
+    result = acequia("import", folder, "--database", "postgresql://x", "--json")
+    told = document(result)
+    assert (told["list"]["rows"], told["list"]["of_files"], told["list"]["imported"]) == (2, 1, 1)
+    assert [row["name"] for row in ingestor.rows] == ["network_events_20251222_121209.parquet"]
 
 
 def test_a_dry_run_says_that_nothing_was_stored(ingestor: Ingestor, folder: Path) -> None:
@@ -178,6 +236,29 @@ def test_a_bucket_without_the_settings_of_its_server_names_them(
     assert all(name in result.output for name in ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"))
 
 
+def test_a_bucket_is_read_by_the_settings_of_the_environment_that_is_named(
+    ingestor: Ingestor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "ACEQUIA_URL"):
+        monkeypatch.setenv(name, "")  # so that it is as before when the test ends
+        monkeypatch.delenv(name)
+    file = tmp_path / "acequia.toml"
+    file.write_text(
+        '[env.dev]\nurl = "http://test"\n'
+        'MINIO_ENDPOINT = "old.example.org"\nMINIO_ACCESS_KEY = "a"\nMINIO_SECRET_KEY = "b"\n'
+    )
+    opened: list[str] = []
+
+    async def files(bucket: Bucket, wanted: Wanted) -> Any:
+        opened.append(load(MinioSettings).endpoint)
+        for left in ():
+            yield left
+
+    monkeypatch.setattr(Bucket, "files", files)
+    result = acequia("import", "s3://cybersec-ml", "--env", "dev", "--config", file)
+    assert (result.exit_code, opened) == (0, ["old.example.org"]), result.output
+
+
 def test_a_database_that_is_away_is_told(ingestor: Ingestor) -> None:
     result = acequia("import", "--database", "postgresql://nobody@127.0.0.1:1/x")
     assert result.exit_code == 1
@@ -196,7 +277,7 @@ def test_a_database_that_is_away_is_told(ingestor: Ingestor) -> None:
 )
 def test_the_time_in_a_files_name_is_when_it_was_written(name: str, at: datetime | None) -> None:
     stored = datetime(2026, 1, 1, tzinfo=UTC)
-    left = Left(name, f"s3://old/{name}", "e", 1, stored, name)
+    left = Left(name, f"s3://old/{name}", "e", stored, name)
     assert left.at(ZoneInfo("America/Mexico_City")) == (at or stored)
 
 

@@ -41,6 +41,8 @@ class Installation:
         self.asked: dict[str, int] = {}
         self.away = 0
         """So many requests are not answered."""
+        self.faults: list[int] = []
+        """Requests for runs that are known are answered so."""
         self.when_asked_for_an_unknown_run: Callable[[], None] = lambda: None
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -64,6 +66,8 @@ class Installation:
         if run_id not in self.files:
             self.when_asked_for_an_unknown_run()
             return problem(404, f"No run has the id {run_id}.")
+        if self.faults:
+            return problem(self.faults.pop(), "a fault")
         self.asked[run_id] = self.asked.get(run_id, 0) + 1
         return httpx.Response(200, json=self.page(run_id))
 
@@ -228,6 +232,50 @@ async def test_what_a_program_has_not_finished_is_none_of_ours(
     (folder / name).write_bytes(b"half")
     assert await run(replace(watch, patterns=("*",))) == 0
     assert installation.names == []
+
+
+async def test_a_link_that_leads_nowhere_stops_no_other_file(
+    watch: Watch, folder: Path, installation: Installation, told: Told
+) -> None:
+    (folder / "AYATSIL-0_all.csv").symlink_to("AYATSIL-0_all.csv")
+    (folder / "AYATSIL-2_all.csv").symlink_to("nothing")
+    (folder / NAME).write_bytes(b"one")
+    assert await run(watch) == 0
+    assert installation.names == [NAME]
+    assert "AYATSIL-0_all.csv can't be read: " in told()[1]
+
+
+async def test_a_run_whose_first_one_is_not_known_yet_is_asked_for_again(
+    watch: Watch, folder: Path, installation: Installation, told: Told
+) -> None:
+    (folder / NAME).write_bytes(b"one")
+    first = "the-first"
+
+    def page(run_id: str) -> dict[str, Any]:
+        if run_id == first:
+            return {"run_id": first, "state": "done", "finished": True}
+        installation.files.setdefault(first, b"one") if installation.asked[run_id] > 3 else None
+        return {"run_id": run_id, "state": "same_content", "same_as": first, "finished": True}
+
+    installation.page = page  # type: ignore[method-assign]
+    assert await run(watch) == 0
+    assert f"{NAME}: the same content as run {first}, done" in told()[1]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_server_that_answers_with_a_fault_does_not_end_the_watch(
+    watch: Watch, folder: Path, installation: Installation, status: int
+) -> None:
+    watching = asyncio.create_task(run(replace(watch, once=False)))
+    (folder / NAME).write_bytes(b"one")
+    await until(lambda: bool(installation.asked))
+    installation.faults = [status] * 3
+    (folder / "AYATSIL-2_all.csv").write_bytes(b"two")
+    await until(lambda: not installation.faults)
+    (folder / "AYATSIL-3_all.csv").write_bytes(b"three")
+    await until(lambda: "AYATSIL-3_all.csv" in installation.names)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await watching == 0
 
 
 async def test_a_file_that_still_grows_is_left_for_the_next_time(

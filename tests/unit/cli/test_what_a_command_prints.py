@@ -69,6 +69,27 @@ def test_people_are_told_what_each_number_means(connected: Server):
     assert f"here/store/{RAW.removeprefix('s3://')}" in text
 
 
+def test_lines_that_are_no_rows_are_told_by_reason(connected: Server, log: Path):
+    document = done_page()
+    document["stages"]["ingestor"][0]["lines_skipped"] = {"dns": 680, "alert": 745}
+    accept(connected, document)
+
+    words = [line.split()[:2] for line in acequia("ingest", "file", log).stdout.splitlines()]
+    at = words.index(["skipped", "1,425"])
+    assert words[at + 1 : at + 3] == [["alert", "745"], ["dns", "680"]]
+    told = json.loads(acequia("ingest", "file", log, "--json").stdout)
+    assert told["lines_skipped"] == {"dns": 680, "alert": 745}
+
+
+def test_the_same_content_again_is_told_with_the_lines_that_were_skipped_the_first_time(connected: Server, log: Path):
+    document = done_page()
+    document["stages"]["ingestor"][0]["lines_skipped"] = {"comment": 8}
+    accept(connected, page("same_content", event("ingestor", "SAME_CONTENT"), same_as=FIRST))
+    connected.lay("GET", f"/ingestions/{FIRST}", {**document, "run_id": FIRST})
+
+    assert json.loads(acequia("ingest", "file", log, "--json").stdout)["lines_skipped"] == {"comment": 8}
+
+
 def test_an_evaluation_in_sample_says_so(connected: Server):
     document = done_page()
     document["stages"]["evaluator"][0]["parameters"]["scope"] = "in_sample"

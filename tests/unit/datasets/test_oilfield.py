@@ -126,11 +126,18 @@ def test_no_name_that_people_write_means_two_columns(name: str) -> None:
     for column in dataset.schema:
         for spelling in (column, *dataset.spellings[column]):
             meant.setdefault(fold(spelling), set()).add(column)
+        for spelling in dataset.clocks.get(column, ()):
+            meant.setdefault(fold(spelling), set()).add(f"the clock of {column}")
     assert {spelling: columns for spelling, columns in meant.items() if len(columns) > 1} == {}
     assert set(dataset.spellings) == set(dataset.schema)
 
 
 def test_a_datasets_file_that_names_a_column_that_is_not_there_is_refused() -> None:
-    for wrong in ({"spellings": {"x": ("y",)}}, {"from_name": {"x": "(y)"}}, {"uppered": frozenset({"x"})}):
+    for wrong in (
+        {"spellings": {"x": ("y",)}},
+        {"clocks": {"x": ("y",)}},
+        {"from_name": {"x": "(y)"}},
+        {"uppered": frozenset({"x"})},
+    ):
         with pytest.raises(ValueError, match="no column x"):
             replace(REGISTRY["eventos"], **wrong)  # type: ignore[arg-type]

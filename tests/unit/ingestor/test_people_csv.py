@@ -92,6 +92,20 @@ def test_text_in_each_usual_encoding_reads_the_same(people: People, content: byt
     assert read.column("comment") in (["Tubería de ½ año"], ["Tubería de “media” año"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16"])
+def test_lines_may_end_with_a_carriage_return_alone(people: People, encoding: str) -> None:
+    text = TEXT.replace("½", "“media”") + "21/12/2025;Falla;\n"
+    read = people(text.replace("\n", "\r").encode(encoding), EVENTS)
+    assert read.column("comment") == ["Tubería de “media” año", None]
+    assert read.column("_line") == [2, 3]
+
+
+def test_the_encoding_of_lines_that_end_with_a_carriage_return_is_told_however_many_they_are(people: People) -> None:
+    line = "20/12/2025;Falla;ñandú\r"
+    many = line * (3 * 2**20 // len(line.encode()))
+    assert people(f"Inicio;Categoría;Comentario\r{many}".encode(), EVENTS).reading.options["encoding"] == "utf-8"
+
+
 def test_a_letter_far_behind_the_beginning_tells_the_encoding(people: People) -> None:
     many = "".join(f"{n % 28 + 1:02d}/01/2025;Falla;nada\n" for n in range(200_000))
     content = f"Inicio;Tipo;Comentario\n{many}01/01/2025;Falla;mañana\n".encode("latin-1")
@@ -312,6 +326,8 @@ DATES = [
     ("20 DIC. 2025", at(2025, 12, 20)),
     ("3/sept/25", at(2025, 9, 3)),
     ("1 de enero de 2025", at(2025, 1, 1)),
+    ("1º de enero de 2025", at(2025, 1, 1)),
+    ("1.º de enero de 2025", at(2025, 1, 1)),
     ("1 de Septiembre del 2025, 14:30 hrs", at(2025, 9, 1, 14, 30)),
     ("sábado, 20 de diciembre de 2025", at(2025, 12, 20)),
     ("mié 3 dic 2025", at(2025, 12, 3)),
@@ -400,6 +416,34 @@ def test_a_datasets_file_may_say_how_its_files_are_written(people: People) -> No
     assert read.column("started_at") == [at(2025, 3, 4, 6)]
     assert read.reading.told_by["dates"] == "dataset"
     assert people("Inicio;Tipo\n03/04/2025;Paro\n", theirs, "dates=dmy").reading.told_by["dates"] == "upload"
+
+
+@pytest.mark.parametrize(
+    ("day", "clock", "moment"),
+    [
+        ("20/12/2025", "10:30", at(2025, 12, 20, 10, 30)),
+        ("20/12/2025", "10:30:15 p. m.", at(2025, 12, 20, 22, 30, 15)),
+        ("20/12/2025 00:00:00", "10:30", at(2025, 12, 20, 10, 30)),
+        ("20/12/2025 12:00:00 a. m.", "10:30", at(2025, 12, 20, 10, 30)),
+        ("20/12/2025 09:15", "10:30", at(2025, 12, 20, 9, 15)),
+        ("20/12/2025 09:15", "", at(2025, 12, 20, 9, 15)),
+        ("20/12/2025", "-", at(2025, 12, 20)),
+    ],
+)
+def test_the_time_of_day_may_stand_in_a_column_of_its_own(
+    people: People, day: str, clock: str, moment: datetime
+) -> None:
+    read = people(sensors(f"{day};{clock};1;2", header="Fecha;Hora;Corriente (A);Frecuencia (Hz)"))
+    assert read.column("timestamp") == [moment]
+    assert read.reading.ignored == ()
+
+
+def test_start_and_end_have_clocks_of_their_own_and_one_that_is_none_is_rejected(people: People) -> None:
+    header = "Fecha de inicio;Hora de inicio;Fecha de fin;Hora de fin;Tipo"
+    read = people("\n".join([header, "20/12/2025;10:30;21/12/2025;11:45;paro", "20/12/2025;late;;;paro"]), EVENTS)
+    assert read.column("started_at") == [at(2025, 12, 20, 10, 30)]
+    assert read.column("ended_at") == [at(2025, 12, 21, 11, 45)]
+    assert read.rejected == {"unparsable_started_at": 1}
 
 
 def test_of_the_hour_that_comes_twice_the_first_is_meant_and_the_one_that_never_comes_is_no_time(

@@ -7,8 +7,10 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fastapi import Request
 
 from acequia.adapters.sqlite import SqliteBus
+from acequia.app import make_app
 from acequia.errors import TransientFailure
 from acequia.events import Kind, ObjectCreated, Status, parse_notification
 from acequia.layers import Layer, command_key, done_key
@@ -223,6 +225,28 @@ async def test_an_upload_that_breaks_off_leaves_nothing(client: httpx.AsyncClien
     assert await told(workshop) == []
 
 
+async def test_who_goes_away_in_the_middle_of_an_upload_is_no_fault_of_the_service() -> None:
+    app = make_app("a service")
+
+    @app.put("/file")
+    async def file(request: Request) -> None:
+        async for _ in request.stream():
+            pass
+
+    coming = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"x", "more_body": True}]
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return coming.pop()
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": "/file", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    assert answered[0]["status"] == 400
+
+
 async def test_a_file_that_is_larger_than_it_said_is_refused_and_leaves_nothing(
     client: httpx.AsyncClient, workshop: Workshop
 ) -> None:
@@ -362,3 +386,20 @@ async def test_a_command_that_somebody_removed_by_hand_is_not_accepted_on_its_wo
     problem(await client.post("/ingestions", json=ASKED, headers={"Idempotency-Key": "k"}), 503)
     assert isinstance(workshop.bus, SqliteBus)
     assert await taken(workshop, QUEUE) == []
+
+
+async def test_datasets_and_formats_say_what_they_have_to_do_with_each_other(client: httpx.AsyncClient) -> None:
+    datasets = {one["name"]: one for one in (await client.get("/datasets")).json()}
+    formats = {one["name"]: one for one in (await client.get("/formats")).json()}
+    for name, dataset in datasets.items():
+        assert dataset["formats"] == [f for f in dataset["formats"] if name in formats[f]["datasets"]]
+    assert formats["argus"]["datasets"] == ["network_events"]
+    assert all(one["description"] for one in formats.values())
+    assert datasets["network_events"]["schedules"] == [
+        {"name": "network_daily", "cron": "0 2 * * *", "timezone": "UTC"}
+    ]
+    assert datasets["network_events"]["table"] is None
+    assert datasets["payments"]["key"] == ["payment_id"]
+    assert datasets["payments"]["table"] == {
+        "relation": "public.payments", "pack": "subscriptions", "cursor": "updated_at"
+    }  # fmt: skip

@@ -1,6 +1,7 @@
 """Small files become few, snapshots expire, orphans go; SILVER's own files never do."""
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -93,6 +94,21 @@ def test_what_is_younger_than_asked_for_stays_but_for_what_is_too_many(lake: Lak
     assert expire(lake.tables, NAME, LONG_AGO).snapshots_after == 4
     assert expire(lake.tables, NAME, LONG_AGO, 2).snapshots_after == 2
     assert sorted(lake.rows("visits", "id")["id"]) == [1, 2, 3, 4]
+
+
+def test_what_a_table_was_at_a_time_can_be_read_however_old_it_was_by_then(lake: Lake) -> None:
+    filled(lake, 2)
+    asked_for = datetime.now(UTC)
+    time.sleep(0.01)
+    lake.plan(3, lake.put("visits", 3, visits(3)))
+
+    assert expire(lake.tables, NAME, asked_for).snapshots_after == 2
+
+    table = lake.tables.find(NAME)
+    assert table is not None
+    then = table.snapshot_as_of_timestamp(int(asked_for.timestamp() * 1000))
+    assert then is not None
+    assert sorted(table.scan(snapshot_id=then.snapshot_id).to_arrow()["id"].to_pylist()) == [1, 2]
 
 
 def test_what_expiring_would_do_is_told_and_not_done(lake: Lake) -> None:

@@ -98,6 +98,18 @@ def test_the_table_is_as_it_was_until_the_last_part_of_a_full_load_is_there(lake
     assert (names(lake), lake.snapshots("people")) == ({1: "A", 2: "B", 3: "C"}, 2)
 
 
+def test_a_full_load_of_no_row_empties_the_table_and_what_later_loads_bring_stays(lake: Lake) -> None:
+    lake.plan(1, *full(lake, 1, {1: "a", 2: "b"}))
+
+    document = lake.plan(2, *full(lake, 2, {}))
+
+    assert document["loads"] == [{"number": 2, "state": "replaced", "parts": 1, "missing": []}]
+    assert names(lake) == {}
+    lake.plan(3, changes(lake, 3, {2: "B"}))
+    lake.plan(4, changes(lake, 1, {1: "late"}))
+    assert names(lake) == {2: "B"}
+
+
 def test_a_part_that_was_rejected_means_no_replacement_and_the_commit_object_says_so(lake: Lake) -> None:
     lake.plan(1, *full(lake, 1, {1: "a"}))
     first, _, third = full(lake, 2, {1: "A"}, {2: "B"}, {3: "C"})
@@ -275,6 +287,28 @@ def test_tombstones_that_a_full_load_made_history_go_with_the_next_compaction(la
     assert table is not None and table.scan().to_arrow().column("id").to_pylist() == [7]
     lake.plan(6, changes(lake, 2, {2: "from before the full load"}))
     assert names(lake) == {1: "back"}
+
+
+def test_merge_after_merge_the_table_has_as_few_files_as_before(lake: Lake) -> None:
+    lake.plan(1, *full(lake, 1, dict.fromkeys(range(50), "x")))
+    for load in range(2, 12):
+        lake.plan(load, changes(lake, load, {load: f"{load}", load * 4: f"{load}", 100 + load: "new"}))
+
+    table = lake.tables.find(NAME)
+    assert table is not None and len(lake.tables.files(table)) <= 2
+    assert len(names(lake)) == 60 and names(lake)[44] == "11"
+
+
+def test_of_tombstones_of_one_version_compaction_keeps_each_variants(lake: Lake) -> None:
+    lake.written = (NEW, "v9-cccccc", "v10-dddddd")
+    lake.plan(1, changes(lake, 1, {1: None}, NEW))
+    lake.plan(2, changes(lake, 1, {1: None}, "v10-dddddd"))
+    lake.plan(3, changes(lake, 2, {3: None}))
+    compact(lake.tables, GRAVES, ("id",))
+
+    lake.plan(4, changes(lake, 1, {1: "of an older variant"}, "v9-cccccc"))
+
+    assert names(lake) == {}
 
 
 def test_a_thousand_changes_among_many_rows_change_just_those(tmp_path: Path) -> None:

@@ -135,6 +135,22 @@ async def test_a_fired_run_is_stored_sent_and_told_as_one_that_was_asked_for(wor
     assert told.parameters == {"source": SOURCE, "schedule": {"name": NAME, "due": "2026-06-01T12:00:00Z"}}
 
 
+async def test_nothing_is_made_up_for_of_the_time_in_which_no_dataset_had_the_schedule(
+    workshop: Workshop, clock: Clock
+) -> None:
+    await scheduler(workshop, clock, misfire=Misfire.ALL).tick()
+    clock.now = NOON
+    await scheduler(workshop, clock, name="another").tick()  # a version whose dataset lacks it
+    assert (await state(workshop))["active"] is False
+    clock.now = NOON + 5 * HOUR + MINUTE
+    back = scheduler(workshop, clock, misfire=Misfire.ALL)
+    await back.tick()
+    assert await times_fired(workshop) == []
+    clock.now = NOON + 6 * HOUR
+    await back.tick()
+    assert await times_fired(workshop) == ["01 18:00"]
+
+
 async def test_nothing_is_due_before_a_schedule_was_first_seen(workshop: Workshop, clock: Clock) -> None:
     clock.now = NOON + timedelta(seconds=1)
     await scheduler(workshop, clock, misfire=Misfire.ALL).tick()

@@ -34,7 +34,7 @@ from acequia.layers import NAMESPACE, UNKNOWN_DATASET, Layer, check_key, command
 from acequia.ports import ObjectInfo
 from acequia.runner import Workshop, sha256_of
 from acequia_ingestor.csv_options import as_text, read_csv_options
-from acequia_ingestor.formats import Format
+from acequia_ingestor.formats import Format, formats_of
 from acequia_ingestor.settings import IngestorSettings
 from acequia_ingestor.sources import AskedFor, load_sources
 
@@ -220,13 +220,13 @@ class Acceptance:
         `keyed`: the run's id is a client's, who may have used it before.
         """
         if dataset is not None:
-            known = self.dataset(dataset)
-            if format is not None and format not in known.formats:
+            known = formats_of(self.dataset(dataset), self.formats)
+            if format is not None and format not in known:
                 raise Problem(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
                     "unknown format",
-                    f"{dataset} has no format {format!r}. There is: {', '.join(known.formats)}.",
-                    allowed=list(known.formats),
+                    f"{dataset} has no format {format!r}. There is: {', '.join(known)}.",
+                    allowed=list(known),
                 )
         elif format is not None and format not in self.formats:
             raise Problem(
@@ -414,23 +414,38 @@ def ingestion_router(acceptance: Acceptance) -> APIRouter:
 
     @router.get("/datasets")
     async def datasets() -> list[dict[str, Any]]:
-        """The datasets, with their columns, formats and file patterns."""
+        """The datasets: columns, formats, file patterns, readers, the table they are read from, schedules."""
         return [
             {
                 "name": d.name,
                 "title": d.title,
                 "columns": {name: str(dtype) for name, dtype in d.schema.items()},
-                "formats": list(d.formats),
+                "formats": list(formats_of(d, acceptance.formats)),
                 "patterns": list(d.patterns),
                 "spellings": {name: list(d.spellings[name]) for name in d.schema if name in d.spellings},
                 "synthetic": d.synthetic,
+                "readers": sorted(d.readers),
+                "key": list(d.key),
+                "table": {"relation": d.table.relation, "pack": d.table.pack, "cursor": d.table.cursor}
+                if d.table
+                else None,
+                "schedules": [{"name": s.name, "cron": s.cron, "timezone": s.timezone} for s in d.schedules],
             }
             for d in acceptance.workshop.registry.values()
         ]
 
     @router.get("/formats")
-    async def formats() -> list[dict[str, str]]:
-        """The source formats."""
-        return [{"name": f.name, "title": f.title} for f in acceptance.formats.values()]
+    async def formats() -> list[dict[str, Any]]:
+        """The source formats: which datasets each gives, and how it is read."""
+        by_dataset = {d.name: formats_of(d, acceptance.formats) for d in acceptance.workshop.registry.values()}
+        return [
+            {
+                "name": f.name,
+                "title": f.title,
+                "datasets": [dataset for dataset, names in by_dataset.items() if f.name in names],
+                "description": f.description,
+            }
+            for f in acceptance.formats.values()
+        ]
 
     return router

@@ -7,7 +7,7 @@ from pathlib import Path
 from acequia.datasets import Dataset, Registry
 from acequia.errors import RejectedInput
 from acequia_ingestor.decompress import packing_of, unpacked
-from acequia_ingestor.formats import Format, Head, load_formats
+from acequia_ingestor.formats import Format, Head, formats_of, load_formats
 from acequia_ingestor.formats._csv import SEPARATORS
 from acequia_ingestor.formats._json import object_of
 from acequia_ingestor.formats._lines import unquote
@@ -78,13 +78,14 @@ def resolve_format(source: Path, file_name: str, dataset: Dataset, format: str |
     """The format's name: `format` where it is given, else the one detected. RejectedInput where the dataset has none
     such (`unknown_format`), or as `read_head` and `detect_format` do."""
     formats = load_formats()
+    known = formats_of(dataset, formats)
     if format is None:
-        return detect_format(read_head(source, file_name), dataset.formats, formats, dataset)
-    if format not in dataset.formats or format not in formats:
+        return detect_format(read_head(source, file_name), known, formats, dataset)
+    if format not in known or format not in formats:
         raise RejectedInput(
             "unknown_format",
-            f"{dataset.name} has no format {format!r}; it has {', '.join(dataset.formats)}",
-            formats=list(dataset.formats),
+            f"{dataset.name} has no format {format!r}; it has {', '.join(known)}",
+            formats=list(known),
         )
     return format
 
@@ -111,7 +112,9 @@ def choose_dataset(
     if len(matching) == 1:
         return matching[0]
     fitting = [
-        dataset for dataset in registry.values() if any(formats[name].detect(head, dataset) for name in dataset.formats)
+        dataset
+        for dataset in registry.values()
+        if any(formats[name].detect(head, dataset) for name in formats_of(dataset, formats))
     ]
     if len(fitting) == 1:
         return fitting[0]

@@ -14,7 +14,7 @@ from acequia.errors import ConfigurationError, TransientFailure
 from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
 from acequia_lakehouse.files import CA_FILE, TRUSTING
-from acequia_lakehouse.problems import CATALOG, Outdone, translated
+from acequia_lakehouse.problems import CATALOG, Outdone, no_catalog_told, translated
 from acequia_lakehouse.settings import LakehouseSettings
 
 INTERNAL = "_internal"
@@ -52,6 +52,8 @@ class Place:
         if minio.secure and minio.ca_file:
             trusting(minio.ca_file, "MINIO_CA_FILE")
             properties |= {"py-io-impl": TRUSTING, CA_FILE: minio.ca_file}
+        if token := minio.session_token.get_secret_value():
+            properties["s3.session-token"] = token
         return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties, buckets.prefix)
 
     @classmethod
@@ -82,6 +84,8 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
         **settings.catalog_properties,
         "type": settings.catalog,
     }
+    if settings.catalog == "rest" and properties["warehouse"] == place.warehouse:
+        del properties["warehouse"]  # nobody named one: there it is a name of the server's, which has a default
     uri = settings.catalog_uri.get_secret_value()
     if settings.catalog != "glue":
         if not uri:
@@ -97,7 +101,7 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
         if uri.startswith("sqlite:///"):
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
     try:
-        with translated():
+        with translated(), no_catalog_told():
             return load_catalog(settings.catalog_name, **properties)
     except Outdone as outdone:  # another process is making the catalog's tables at this moment
         raise TransientFailure(f"{CATALOG}: {outdone}", dependency="catalog") from outdone

@@ -133,7 +133,8 @@ def _graves_that_count(rows: pa.Table, key: tuple[str, ...], floor: int) -> pa.T
     frame = pl.from_arrow(rows.select([*key, VERSION, STEM]))
     assert isinstance(frame, pl.DataFrame)
     newer = frame.with_row_index("row").filter(pl.col(VERSION) >= floor << LOAD_BITS)
-    newest = newer.sort(VERSION, STEM).unique(key, keep="last")
+    # which of two variants is the newer is not known here: of one version each stays
+    newest = newer.filter(pl.col(VERSION) == pl.col(VERSION).max().over(key)).unique([*key, STEM])
     return rows.take(newest["row"].sort().to_arrow())
 
 
@@ -156,9 +157,11 @@ def _merge_manifests(tables: Tables, name: Name) -> None:
 def expire(
     tables: Tables, name: Name, older_than: datetime, most: int | None = None, *, dry_run: bool = False
 ) -> Expired:
-    """Forget snapshots made before `older_than`, and of the others but the last `most`; then what nobody names goes.
+    """Forget snapshots that others took the place of before `older_than`, and of the rest but the last `most`; then
+    what nobody names goes.
 
-    The current one stays, and those that a branch or a tag names.
+    What a table was at `older_than` or later can be read, however old it was by then. The current snapshot stays, and
+    those that a branch or a tag names.
     """
     table = _found(tables, name)
     for _ in range(RACES):
@@ -192,12 +195,16 @@ def expire(
 
 def _doomed(table: Table, older_than: datetime, most: int | None) -> list[Snapshot]:
     named = {ref.snapshot_id for ref in table.metadata.refs.values()}
-    by_age = sorted(table.metadata.snapshots, key=lambda s: s.timestamp_ms, reverse=True)
+    newest_first = sorted(
+        table.metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True
+    )
     limit = older_than.timestamp() * 1000
+    # what a table was from a snapshot's making to its successor's
+    successors = zip(newest_first[1:], newest_first, strict=False)
     return [
         s
-        for place, s in enumerate(by_age)
-        if s.snapshot_id not in named and (s.timestamp_ms < limit or (most is not None and place >= most))
+        for place, (s, successor) in enumerate(successors, 1)
+        if s.snapshot_id not in named and (successor.timestamp_ms < limit or (most is not None and place >= most))
     ]
 
 

@@ -118,6 +118,13 @@ class _Merge:
     at: At
     report: Report
     changes: list[Given] = field(default_factory=list)
+    held: list[pa.Table] = field(default_factory=list)
+    """Rows that are yet to be written, together."""
+
+    @property
+    def most(self) -> int:
+        """Rows of a file."""
+        return self.tables.settings.file_rows
 
     @property
     def silver(self) -> Silver:
@@ -239,13 +246,19 @@ class _Merge:
                 continue
             change.remove(file)
             if kept.height:
-                change.write(change.read(file).take(kept[_ROW].sort().to_arrow()))
+                rest = change.read(file).take(kept[_ROW].sort().to_arrow())
+                if kept.height > self.most // 2:
+                    change.write(rest)
+                else:
+                    self._hold(change, rest)
+        if swap is not None:  # the parts of the load come first
+            self._flush(change)
         none = _no_keys(change.columns, self.key).select(self.key)
         return news, pl.concat(stays) if stays else none
 
     # rows that come in
 
-    def bring_load(self, change: Change, swap: FullLoad, over: pl.DataFrame, most: int) -> None:
+    def bring_load(self, change: Change, swap: FullLoad, over: pl.DataFrame) -> None:
         """Write the rows of a full load, but for those whose keys are in `over`: later loads said more of these."""
         numbers = sorted(swap.parts)
         spans: list[tuple[int, Any, Any]] = []
@@ -263,26 +276,32 @@ class _Merge:
                     kept = kept.join(theirs.select(self.key), on=self.key, how="anti", nulls_equal=True)
             spans.append((number, least, greatest))
             if kept.height:
-                self._write(change, self._whole(change, one).take(kept[_ROW].sort().to_arrow()), most)
+                self._hold(change, self._whole(change, one).take(kept[_ROW].sort().to_arrow()))
+                self._flush(change)
+                self.report.rows_added += kept.height
 
-    def bring_changes(self, change: Change, news: pl.DataFrame, most: int) -> None:
+    def bring_changes(self, change: Change, news: pl.DataFrame) -> None:
         """Write the rows that are new or changed, an object at a time."""
-        held: list[pa.Table] = []
         for number, one in enumerate(self.changes):
             chosen = news.filter((pl.col(_SOURCE) == number) & ~pl.col(DELETED))[_ROW].sort()
             if len(chosen):
-                held.append(self._whole(change, one).take(chosen.to_arrow()))
-            if sum(h.num_rows for h in held) >= most:
-                self._write(change, pa.concat_tables(held), most)
-                held = []
-        if held:
-            self._write(change, pa.concat_tables(held), most)
+                self._hold(change, self._whole(change, one).take(chosen.to_arrow()))
+                self.report.rows_added += len(chosen)
+        self._flush(change)
 
-    def _write(self, change: Change, rows: pa.Table, most: int) -> None:
+    def _hold(self, change: Change, rows: pa.Table) -> None:
+        """Few rows are written together with others: a merge leaves no more files than it must."""
+        self.held.append(rows)
+        if sum(held.num_rows for held in self.held) >= self.most:
+            self._flush(change)
+
+    def _flush(self, change: Change) -> None:
         """Sorted by the key, so that later merges find what they look for in few files."""
-        for piece in parted(rows.sort_by([(n, "ascending") for n in self.key]), most):
-            change.write(piece)
-        self.report.rows_added += rows.num_rows
+        if self.held:
+            rows = pa.concat_tables(self.held).sort_by([(n, "ascending") for n in self.key])
+            self.held.clear()
+            for piece in parted(rows, self.most):
+                change.write(piece)
 
 
 def merge(
@@ -312,7 +331,7 @@ def merge(
 
 
 def _merge(task: _Merge, usable: Sequence[Given]) -> None:
-    tables, report, key, most = task.tables, task.report, task.key, task.tables.settings.file_rows
+    tables, report, key = task.tables, task.report, task.key
     table = tables.find(task.name)
     floor, variants = floor_of(table)
     swap = _choose(full_loads(usable, task.order), floor, variants, task.order, report)
@@ -336,9 +355,9 @@ def _merge(task: _Merge, usable: Sequence[Given]) -> None:
     news, stays = task.settle(change, tables.files(table, (*key, VERSION)), table, news, swap)
     if swap is not None:
         over = [stays, news.select(key), graves.filter(pl.col(VERSION) >= swap.beyond).select(key)]
-        task.bring_load(change, swap, pl.concat(over), most)
+        task.bring_load(change, swap, pl.concat(over))
         change.set_properties({FLOOR: json.dumps({"load": swap.number, "variants": swap.variants})})
-    task.bring_changes(change, news, most)
+    task.bring_changes(change, news)
     task.at("lakehouse.after_files")
     report.snapshot = plan_snapshot(table, task.plan)
     moved = change.adds or change.removes or swap is not None or report.columns_added

@@ -8,6 +8,7 @@ import botocore.exceptions
 import pyiceberg.exceptions as iceberg
 import requests.exceptions
 import sqlalchemy.exc
+from pydantic import ValidationError
 
 from acequia.errors import AcequiaError, ConfigurationError, TransientFailure, of_this_machine
 
@@ -35,6 +36,18 @@ def translated() -> Iterator[None]:
         if (named := _named(error)) is None:
             raise
         raise named from error
+
+
+@contextmanager
+def no_catalog_told() -> Iterator[None]:
+    """Raises ConfigurationError where what is opened as a REST catalog is none, or knows no such warehouse."""
+    try:
+        yield
+    except (iceberg.RESTError, ValidationError) as error:
+        # a more special kind of the first says more
+        if type(error) not in (iceberg.RESTError, iceberg.BadRequestError, ValidationError):
+            raise
+        raise ConfigurationError(f"{_URI}: no Iceberg REST catalog answers as it should: {_said(error)}") from error
 
 
 def _named(error: Exception) -> AcequiaError | None:
@@ -80,7 +93,9 @@ def _of_files(error: OSError) -> AcequiaError:
     said = str(error)
     if of_this_machine(error):
         return TransientFailure(f"no space or no handles: {said}", dependency="disk")
-    if any(word in said for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")):
+    if any(
+        word in said for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "ExpiredToken")
+    ):
         return ConfigurationError(f"MINIO_ACCESS_KEY: the store refuses the lakehouse: {said}")
     away = any(word in said for word in ("NETWORK_CONNECTION", "curlCode", "SERVICE_UNAVAILABLE", "Timeout"))
     return TransientFailure(f"a file of a table: {said}", dependency="minio", away=away)
@@ -93,6 +108,10 @@ def _said(error: Exception) -> str:
 
 def _away(error: Exception) -> AcequiaError:
     return TransientFailure(f"{CATALOG}: {_said(error)}", dependency="catalog", away=True)
+
+
+def _refused(error: Exception) -> AcequiaError:
+    return TransientFailure(f"{CATALOG}: {_said(error)}", dependency="catalog")
 
 
 def _setting(name: str) -> Callable[[Exception], AcequiaError]:
@@ -126,6 +145,11 @@ _NAMES: Sequence[tuple[tuple[type[Exception], ...], Callable[[Any], AcequiaError
         _away,
     ),
     ((iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError), _setting(_URI)),
+    (
+        (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL),
+        _setting(_URI),
+    ),
+    ((iceberg.RESTError, requests.exceptions.RequestException), _refused),
     ((iceberg.NoSuchPropertyException,), _setting("ACEQUIA_LAKEHOUSE_CATALOG_PROPERTIES")),
     ((sqlalchemy.exc.ArgumentError,), _setting(_URI)),
     ((sqlalchemy.exc.DBAPIError,), _of_database),

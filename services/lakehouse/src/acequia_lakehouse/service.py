@@ -35,7 +35,7 @@ class Asked(BaseModel):
 
 class AskedToExpire(Asked):
     older_than: Annotated[
-        AwareDatetime | None, Field(description="Snapshots made before; default: as the settings say")
+        AwareDatetime | None, Field(description="Snapshots replaced before; default: as the settings say")
     ] = None
 
 
@@ -86,8 +86,14 @@ class Keeper:
 
     async def _round(self) -> None:
         for name in await asyncio.to_thread(self._tables.names):
-            done = await self._alone(compact, name, self._key(name), at_least=self._settings.compact_files)
-            gone = await self._alone(expire, name, *self._limits(None))
+            try:
+                done = await self._alone(compact, name, self._key(name), at_least=self._settings.compact_files)
+                gone = await self._alone(expire, name, *self._limits(None))
+            except TransientFailure as error:  # what keeps one table from it is no trouble of the others
+                if error.away:
+                    raise
+                log.warning("lakehouse: %s is kept in order another time: %s", ".".join(name), error)
+                continue
             if done.commits or gone.files_removed or gone.orphans_removed:
                 log.info("lakehouse: %s; %s", done, gone)
 

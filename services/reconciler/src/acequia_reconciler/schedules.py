@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -48,8 +48,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 Clock = Callable[[], datetime]
 
 
+SCHEDULES = "schedules/"
+
+
 def schedule_key(name: str) -> str:
-    return f"schedules/{name}.json"
+    return f"{SCHEDULES}{name}.json"
 
 
 def run_of(name: str, due: datetime) -> UUID:
@@ -232,6 +235,8 @@ class Scheduler:
     _wake: dict[str, datetime] = field(default_factory=dict)
     """When a schedule is looked at again."""
     _last_tick: datetime = LONG_AGO
+    _look_for_gone: datetime = LONG_AGO
+    """When this process looks for schedules that no dataset has any more; it does once."""
 
     async def tick(self) -> float:
         """Fire what is due; after how many seconds to come again."""
@@ -242,25 +247,32 @@ class Scheduler:
         awake = [planned for name, planned in self.planned.items() if now >= self._wake.get(name, now)]
         for planned, wake in zip(awake, await asyncio.gather(*map(self._attend, awake)), strict=True):
             self._wake[planned.name] = wake
+        if now >= self._look_for_gone:
+            self._look_for_gone = await self._guarded("those that are gone", self._lay_down_gone, now)
         nearest = min(self._wake.values(), default=NEVER)
         return min(LOOK_SECONDS, max(LEAST_SECONDS, (nearest - self.clock()).total_seconds()))
 
     async def _attend(self, planned: Planned) -> datetime:
         """Bring one schedule up to date; when it wants to be looked at again."""
-        now = self.clock()
+        now, name = self.clock(), planned.name
+        if name not in self.active:
+            return await self._guarded(name, lambda: self._lay_down(name), now)
+        if (again := await self._guarded(name, lambda: self._bring_up(planned, now), now)) is not NEVER:
+            return again
+        self._judged[name] = now
+        return planned.times.after(now) or NEVER
+
+    async def _guarded(self, name: str, act: Callable[[], Awaitable[None]], now: datetime) -> datetime:
+        """When it is to be done again: NEVER, or soon where it failed."""
         try:
-            if planned.name not in self.active:
-                await self._lay_down(planned)
-                return NEVER
-            await self._bring_up(planned, now)
+            await act()
         except TransientFailure as error:
-            log.warning("schedule %s: tried again in %d s: %s", planned.name, AGAIN.seconds, error)
+            log.warning("schedule %s: tried again in %d s: %s", name, AGAIN.seconds, error)
             return now + AGAIN
         except Exception:
-            log.exception("schedule %s failed", planned.name)
+            log.exception("schedule %s failed", name)
             return now + AGAIN_AFTER_A_BUG
-        self._judged[planned.name] = now
-        return planned.times.after(now) or NEVER
+        return NEVER
 
     async def _bring_up(self, planned: Planned, now: datetime) -> None:
         for _ in range(RACES):
@@ -344,11 +356,17 @@ class Scheduler:
             return True
         return await carried_out(store, run_id) is not None
 
-    async def _lay_down(self, planned: Planned) -> None:
+    async def _lay_down(self, name: str) -> None:
         """Note that nobody is to fire it: what comes due meanwhile is not made up for later."""
-        state, etag = await self._read(planned.name)
+        state, etag = await self._read(name)
         if state is not None and state.active:
-            await self._write(planned.name, replace(state, active=False), etag)
+            await self._write(name, replace(state, active=False), etag)
+
+    async def _lay_down_gone(self) -> None:
+        async for info in self.workshop.store.list_objects(Layer.LEDGER, SCHEDULES):
+            name = info.key.removeprefix(SCHEDULES).removesuffix(".json")
+            if name not in self.planned:
+                await self._lay_down(name)
 
     async def _read(self, name: str) -> tuple[State | None, str | None]:
         """The state and its etag; no state where nothing stands that this version knows."""

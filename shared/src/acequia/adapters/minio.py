@@ -70,6 +70,8 @@ _REFUSED = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "InvalidTokenId",
+    "InvalidToken",
+    "ExpiredToken",
     "AuthorizationHeaderMalformed",
 }
 _AWAY = {"XMinioServerNotInitialized", "XMinioIAMNotInitialized", "XMinioBucketMetadataNotInitialized"}
@@ -116,6 +118,7 @@ class MinioStore:
                 settings.endpoint,
                 access_key=settings.access_key,
                 secret_key=settings.secret_key.get_secret_value(),
+                session_token=settings.session_token.get_secret_value() or None,
                 secure=settings.secure,
                 region=settings.region,
                 session=session,

@@ -119,7 +119,7 @@ class Dataset:
     contract: type[dy.Schema]
     """The rules a canonical row must keep; each is named in quarantine and in the counts."""
     formats: tuple[str, ...]
-    """Names of the source formats that give this dataset, the most telling first: the order of detection."""
+    """Names of the source formats that give this dataset. A format's own file may name a dataset, too."""
     patterns: tuple[str, ...]
     """File name patterns (shell style, any case) of files dropped without a word of what they are."""
     readers: frozenset[str]
@@ -135,6 +135,9 @@ class Dataset:
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Canonical columns: what people write above them, beside the canonical name. Case, accents, punctuation and line
     breaks do not matter; a unit does, so name it (`Presión (psi)`). Read by the format `people_csv`."""
+    clocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns of moments, whose time of day people may write into a column of its own: what stands above that (`Hora`),
+    compared as `spellings` are."""
     csv: Mapping[str, str] = field(default_factory=dict)
     """How people write its CSV files, where that is not to be told from their content: options of `people_csv`."""
     from_name: Mapping[str, str] = field(default_factory=dict)
@@ -156,7 +159,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """ValueError where the file contradicts itself."""
-        named = (*self.key, *self.required, *self.lowered, *self.uppered, *self.spellings, *self.from_name)
+        spelled = (*self.spellings, *self.clocks, *self.from_name)
+        named = (*self.key, *self.required, *self.lowered, *self.uppered, *spelled)
         unknown = [name for name in named if name not in self.schema]
         if self.event_time is not None and self.event_time not in self.schema:
             unknown.append(self.event_time)

@@ -107,6 +107,12 @@ DATASET = Dataset(
             "comment": ("Comentario", "Comentarios", "Observaciones", "Observación", "Descripción", "Nota", "Notas"),
         }
     ),
+    clocks=MappingProxyType(
+        {
+            "started_at": ("Hora de inicio", "Hora inicio", "Hora del evento", "Hora"),
+            "ended_at": ("Hora de fin", "Hora fin", "Hora de término", "Hora final"),
+        }
+    ),
     from_name=MappingProxyType({"well": r"(?i)(?:^|[^a-z0-9])(ayatsil-[a-z0-9]+(?:-[a-z0-9]+)*)_all\."}),
     formats=("people_csv", "canonical_parquet"),
     patterns=("Eventos_AYATSIL-*_all.csv", "Eventos_AYATSIL-*_all.csv.gz"),

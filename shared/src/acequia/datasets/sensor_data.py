@@ -212,6 +212,7 @@ DATASET = Dataset(
             ),
         }
     ),
+    clocks=MappingProxyType({"timestamp": ("Hora", "Hora de lectura", "Hora de medición")}),
     from_name=MappingProxyType({"well": r"(?i)(?:^|[^a-z0-9])(ayatsil-[a-z0-9]+(?:-[a-z0-9]+)*)_all\."}),
     formats=("people_csv", "canonical_parquet"),
     patterns=("AYATSIL-*_all.csv", "AYATSIL-*_all.csv.gz"),

@@ -4,9 +4,10 @@ A module of this package that has a `FORMAT` is a format; there is nothing else 
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -62,7 +63,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A source format. Which datasets it gives is said by the datasets' own files."""
+    """A source format. Which datasets it gives is said by their own files, or here by `datasets`."""
 
     name: str
     title: str
@@ -75,15 +76,26 @@ class Format:
     `csv_options`, comes before what the file tells."""
     read_as: Callable[[Path, Dataset, Reading], Iterator[Chunk]] | None = None
     """Beside `survey`: `read` by what it found."""
+    datasets: tuple[str, ...] = ()
+    """Datasets that it gives and whose own files do not name it."""
+    description: str = ""
+    """What its module's docstring says. `load_formats` puts it here."""
 
 
 def load_formats() -> Mapping[str, Format]:
     """Every format of this package by name. ValueError where two bear one name."""
     found: dict[str, Format] = {}
     for module in pkgutil.iter_modules(__path__):
-        candidate = getattr(importlib.import_module(f"{__name__}.{module.name}"), "FORMAT", None)
+        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        candidate = getattr(loaded, "FORMAT", None)
         if isinstance(candidate, Format):
             if candidate.name in found:
                 raise ValueError(f"two formats are named {candidate.name!r}")
-            found[candidate.name] = candidate
+            found[candidate.name] = replace(candidate, description=inspect.getdoc(loaded) or "")
     return MappingProxyType(dict(sorted(found.items())))
+
+
+def formats_of(dataset: Dataset, formats: Mapping[str, Format]) -> tuple[str, ...]:
+    """Names of the formats that give `dataset`: those of its own file, then those that name it."""
+    more = (name for name, format in formats.items() if dataset.name in format.datasets)
+    return (*dataset.formats, *(name for name in more if name not in dataset.formats))

@@ -29,13 +29,15 @@ class Header:
     """As they are written, without those at the end that are empty."""
     places: Mapping[str, int]
     """Canonical column: its place among `names`."""
+    clocks: Mapping[str, int]
+    """Canonical column: the place of the column that its time of day stands in."""
 
     def missing(self, dataset: Dataset) -> list[str]:
         return [name for name in dataset.required if name not in self.places]
 
     def ignored(self) -> list[str]:
         """Names that mean nothing to the dataset."""
-        ours = set(self.places.values())
+        ours = {*self.places.values(), *self.clocks.values()}
         return [name.strip() for n, name in enumerate(self.names) if n not in ours and name.strip()]
 
 
@@ -48,6 +50,11 @@ def fold(name: str) -> str:
 def known_names(dataset: Dataset) -> Mapping[str, str]:
     """Each spelling of a column, folded: its canonical name."""
     return _known_names(tuple((name, *dataset.spellings.get(name, ())) for name in dataset.schema))
+
+
+def known_clocks(dataset: Dataset) -> Mapping[str, str]:
+    """The same of the columns that a time of day stands in, if it stands alone."""
+    return {fold(spelling): column for column, several in dataset.clocks.items() for spelling in several}
 
 
 @lru_cache
@@ -83,12 +90,17 @@ def _header(
     names, height = list(record[0]), record[1]
     while names and not names[-1].strip():
         names.pop()
-    known = known_names(dataset)
+    known, known_as_clocks = known_names(dataset), known_clocks(dataset)
     places: dict[str, int] = {}
+    clocks: dict[str, int] = {}
     for n, name in enumerate(names):
-        if (column := known.get(fold(name))) is not None:
+        if (column := known.get(folded := fold(name))) is not None:
             places.setdefault(column, n)
-    return Header(first, first + height - 1, "\n".join(lines[first : first + height]), separator, tuple(names), places)
+        elif (column := known_as_clocks.get(folded)) is not None:
+            clocks.setdefault(column, n)
+    clocks = {column: n for column, n in clocks.items() if column in places}
+    text = "\n".join(lines[first : first + height])
+    return Header(first, first + height - 1, text, separator, tuple(names), places, clocks)
 
 
 def check_header(header: Header, dataset: Dataset) -> None:

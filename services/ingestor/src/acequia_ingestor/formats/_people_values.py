@@ -1,6 +1,6 @@
 """Numbers and dates as people write them, and what they tell of who wrote them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import polars as pl
@@ -48,11 +48,15 @@ _TIME = (
     r"\s*(?P<half>[ap])?(?:\.?\s*m\.?)?\s*(?:h|hr|hrs|horas?)?\.?"
     r"\s*(?P<zone>z|utc|gmt|[+-][0-9]{2}:?[0-9]{2}|[+-][0-9]{2})?)?$"
 )
+_MIDNIGHT = r"(?i)(?:\s+|t)(?:0?0:00(?::00(?:[.,]0+)?)?|12:00(?::00)?\s*a\.?\s*m\.?)$"
+"""What a program puts behind a day that it takes for a moment."""
 _DE = r"(?:del?\s+)?"
 _YEAR_FIRST = r"^(?P<year>[0-9]{4})[-/.](?P<month>[0-9]{1,2})[-/.](?P<day>[0-9]{1,2})" + _TIME
 _YEAR_LAST = r"^(?P<a>[0-9]{1,2})[-/.](?P<b>[0-9]{1,2})[-/.](?P<c>[0-9]{4}|[0-9]{2})" + _TIME
 _NAMED = (
-    rf"^(?P<day>[0-9]{{1,2}})[\s./-]*{_DE}(?P<name>[a-z]+)[\s./,-]*{_DE}(?P<year>[0-9]{{4}}|[0-9]{{2}})" + _TIME,
+    # `1º de enero` comes folded, as `1o`
+    rf"^(?P<day>[0-9]{{1,2}})(?:\.?o\s)?[\s./-]*{_DE}(?P<name>[a-z]+)[\s./,-]*{_DE}(?P<year>[0-9]{{4}}|[0-9]{{2}})"
+    + _TIME,
     rf"^(?P<name>[a-z]+)[\s.]*(?P<day>[0-9]{{1,2}})[\s,]+{_DE}(?P<year>[0-9]{{4}})" + _TIME,
     r"^(?P<year>[0-9]{4})[\s./-]*(?P<name>[a-z]+)[\s./-]*(?P<day>[0-9]{1,2})" + _TIME,
 )
@@ -167,6 +171,15 @@ def read_times(order: str, zone: str, dtype: pl.DataType) -> Callable[[pl.Series
         )
 
     return read
+
+
+def with_clock(day: str, clock: str, nulls: Sequence[str]) -> pl.Expr:
+    """The column of texts `day`, with the time of day that `clock` has where it says none itself."""
+    bare = pl.col(day).str.strip_chars().str.replace(_MIDNIGHT, "")
+    time = pl.col(clock).str.strip_chars()
+    joined = pl.format("{} {}", bare, time)
+    lacking = ~time.is_in(nulls) & ~bare.is_in(nulls) & ~bare.str.contains(":", literal=True)
+    return pl.when(lacking).then(joined).otherwise(day)
 
 
 def orders_told(texts: pl.Series) -> tuple[Mapping[str, int], int]:

@@ -1,13 +1,15 @@
 """CSV as people and their spreadsheets make it. Which of the many ways it is in, is told from its content, by file.
 
 - encoding: UTF-8 with or without a BOM, UTF-16 with one, else Windows-1252 (of which Latin-1 is a part)
+- lines that end with LF, CRLF, or CR alone
 - separator `,` `;` tab `|`; a title, blank lines or `sep=;` may stand above the header, separators at the end of lines
 - columns by the names that the dataset knows (`spellings`), whatever their case, accents and punctuation; others are
   ignored, and told
 - decimal mark `,` or `.`; digits grouped by the other one, a space or an apostrophe
 - dates: year first; or day, month and year in the order that the file's other dates tell; or with the month's name or
   abbreviation in Spanish or English. A year of two digits is one of 1970 to 2069. Times with or without seconds,
-  `p. m.`, an offset; without one the time is that of the option `timezone` (UTC unless said otherwise).
+  `p. m.`, an offset; without one the time is that of the option `timezone` (UTC unless said otherwise). The time of
+  day may stand in a column of its own (`clocks`).
 - quotes around fields, with separators, line breaks and doubled quotes inside (see `_people_records`)
 
 Where nothing in the file tells (each day is a month as well: 03/04/2025) the order is day first, and the decimal mark
@@ -19,7 +21,7 @@ value (`#N/A`, `#DIV/0!`). Lines that begin with `#` are comments; a line of not
 
 import codecs
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -41,7 +43,14 @@ from acequia_ingestor.formats._people_records import (
     fits,
     split_plain,
 )
-from acequia_ingestor.formats._people_values import decimals_told, marks_in, orders_told, read_numbers, read_times
+from acequia_ingestor.formats._people_values import (
+    decimals_told,
+    marks_in,
+    orders_told,
+    read_numbers,
+    read_times,
+    with_clock,
+)
 
 BLOCK_BYTES = 4 * 2**20
 HEAD_BYTES = 64 * 2**10
@@ -127,8 +136,12 @@ def read_as(path: Path, dataset: Dataset, reading: Reading) -> Iterator[Chunk]:
         )
         for column, place in sorted(header.places.items(), key=lambda item: item[1])
     ]
+    whole = [
+        with_clock(str(header.places[column]), str(place), NULLS).alias(str(header.places[column]))
+        for column, place in header.clocks.items()
+    ]
     for batch in _batches(path, options["encoding"], header):
-        rows, broken = typed(batch.texts, fields, NULLS, strip=True)
+        rows, broken = typed(batch.texts.with_columns(whole), fields, NULLS, strip=True)
         yield chunk(rows, [*batch.rejected, broken], dataset.schema, batch.skipped)
 
 
@@ -190,7 +203,7 @@ def _encoding_of(path: Path) -> str:
             return "utf-16"
         rest = first
         while piece := file.read(2**20):
-            data = rest + piece
+            data = rest + piece.replace(b"\r", b"\n")  # a line ends with either
             end = data.rfind(b"\n") + 1
             if end == 0 and len(data) < 2**21:
                 rest = data
@@ -224,23 +237,41 @@ def _as_utf8(path: Path, encoding: str) -> Iterator[bytes]:
     with path.open("rb") as file:
         pieces = iter(lambda: file.read(BLOCK_BYTES), b"")
         if encoding == "windows-1252":
-            for piece in pieces:
-                yield codecs.charmap_decode(piece, "strict", _WINDOWS_1252)[0].encode()
+            yield from _with_lines(
+                codecs.charmap_decode(piece, "strict", _WINDOWS_1252)[0].encode() for piece in pieces
+            )
         elif encoding == "utf-16":
             decoder = codecs.getincrementaldecoder("utf-16")()
             try:
-                for piece in chain(pieces, (b"",)):
-                    yield decoder.decode(piece, final=not piece).encode()
+                yield from _with_lines(
+                    decoder.decode(piece, final=not piece).encode() for piece in chain(pieces, (b"",))
+                )
             except UnicodeError as error:
                 raise RejectedInput("unreadable", f"the file is no UTF-16 text: {error}") from error
         else:
-            yield from pieces
+            yield from _with_lines(pieces)
+
+
+def _with_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same text; where its lines end with CR alone, as Macintoshes wrote, with LF."""
+    alone: bool | None = None
+    for piece in pieces:
+        if alone is None:
+            alone = _cr_alone(piece[:HEAD_BYTES])
+        yield piece.replace(b"\r", b"\n") if alone else piece
+
+
+def _cr_alone(head: bytes) -> bool:
+    """Whether no line of a text's beginning ends with LF, and one with CR."""
+    return b"\r" in head and b"\n" not in head
 
 
 def _lines_of(head: bytes, encoding: str | None, *, whole: bool) -> list[str]:
     """The whole lines of a file's beginning."""
     if encoding == "utf-16" or (encoding is None and head.startswith(_UTF16)):
         head = head[: len(head) // 2 * 2].decode("utf-16", "replace").encode()
+    if _cr_alone(head):
+        head = head.replace(b"\r", b"\n")
     lines = head.removeprefix(codecs.BOM_UTF8).split(b"\n")
     lines = lines if whole else lines[:-1]
     as_utf8 = encoding != "windows-1252" if encoding else all(map(_is_utf8, lines))

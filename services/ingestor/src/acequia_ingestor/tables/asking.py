@@ -117,6 +117,11 @@ class Asking:
     known: bool = True
     after: Position | None = None
     """Where an earlier stretch of the load ended."""
+    ended: bool = False
+    """Whether the load's last part stands: nothing is read any more."""
+    began: Checkpoint | None = None
+    """What the load's first snapshot saw, where that was an earlier stretch's. Changes made since are left to the next
+    load, which looks for them anyway: so a load ends, however fast people write."""
 
     # columns
 
@@ -164,13 +169,21 @@ class Asking:
         """The rows of the load, wherever it has come to."""
         if self.since is None:
             return "true"
-        predicate = self.candidates(self.since)
-        if not (self.known and self.relation.has_xmin and self.since.below is not None):
-            return predicate
-        told = f"{self.transaction()} < {self.since.below}"
-        if self.since.seen:
-            told += f" OR {self.transaction()} = ANY('{{{','.join(map(str, self.since.seen))}}}'::bigint[])"
-        return f"{predicate} AND NOT ({told})"
+        predicates = [self.candidates(self.since)]
+        if self.known and (seen := self._seen_by(self.since)) is not None:
+            predicates.append(f"NOT ({seen})")
+        if self.began is not None and (seen := self._seen_by(self.began)) is not None:
+            predicates.append(f"({seen})")
+        return " AND ".join(predicates)
+
+    def _seen_by(self, checkpoint: Checkpoint) -> str | None:
+        """Whether the checkpoint's snapshot saw a row as it is now. None: that can't be told."""
+        if not self.relation.has_xmin or checkpoint.below is None:
+            return None
+        told = f"{self.transaction()} < {checkpoint.below}"
+        if checkpoint.seen:
+            told += f" OR {self.transaction()} = ANY('{{{','.join(map(str, checkpoint.seen))}}}'::bigint[])"
+        return told
 
     def order(self) -> list[SourceColumn]:
         cursor = self.cursor() if self.since is not None else None
@@ -198,6 +211,8 @@ class Asking:
 
     def stretch(self, until: Position | None = None) -> str:
         """The rows of this stretch of the load."""
+        if self.ended:
+            return "false"
         return f"{self.wanted()} AND {self.beyond(self.after)} AND {self.up_to(until)}"
 
     # questions
@@ -263,18 +278,19 @@ class Asking:
     def count(self, until: Position | None) -> str:
         return f"SELECT count(*) AS n FROM {self.relation.name} AS t WHERE {self.stretch(until)}"
 
-    def duplicates(self, until: Position | None) -> str:
+    def duplicates(self) -> str:
+        """Of the whole load, so that its first stretch tells before anything of it is put."""
         keys = ", ".join(column.sql for column in self.keys())
         return (
             f"SELECT coalesce(sum(n - 1), 0)::bigint AS n FROM (SELECT count(*) AS n FROM {self.relation.name} AS t "
-            f"WHERE {self.stretch(until)} GROUP BY {keys} HAVING count(*) > 1) AS twice"
+            f"WHERE {self.wanted()} GROUP BY {keys} HAVING count(*) > 1) AS twice"
         )
 
-    def dangling(self, column: str, target: str, target_column: str, until: Position | None) -> str:
-        """Rows whose `column` names no row of the relation `target`."""
+    def dangling(self, column: str, target: str, target_column: str) -> str:
+        """Rows of the whole load whose `column` names no row of the relation `target`."""
         sql = self.relation.column(column).sql
         return (
-            f"SELECT count(*) AS n FROM {self.relation.name} AS t WHERE {self.stretch(until)} AND {sql} IS NOT NULL "
+            f"SELECT count(*) AS n FROM {self.relation.name} AS t WHERE {self.wanted()} AND {sql} IS NOT NULL "
             f"AND NOT {self.deleted()} "
             f"AND NOT EXISTS (SELECT FROM {target} AS r WHERE r.{quoted(target_column)} = {sql})"
         )

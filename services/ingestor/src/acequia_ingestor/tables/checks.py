@@ -20,7 +20,8 @@ USUAL: Mapping[str, OnFailure] = MappingProxyType(
         "contract": OnFailure.WARN,
     }
 )
-"""The checks that every table has. `contract` warns: the transformer sets the rows that break it apart, one by one."""
+"""The checks that every table has. `contract` warns: the transformer sets the rows that break it apart, one by one. But
+of a full load it blocks: the transformer would reject a part, and the others alone can't replace the table."""
 
 
 class CheckResult(BaseModel):
@@ -58,6 +59,8 @@ class Counted(BaseModel):
     rejected: Mapping[str, int] = {}
     broken: int = 0
     """Rows that break the contract."""
+    worst: float = 0.0
+    """Their share in that part of the load where it is highest: a part is what the transformer judges."""
     checks: Mapping[str, int] = {}
     """Rows that fail a check of the dataset's, by its name."""
 
@@ -74,8 +77,8 @@ def check_load(
     before: Counted,
     until: Position | None,
 ) -> list[CheckResult]:
-    """Every check of a stretch of a load, in its own snapshot. `before`: what earlier stretches counted; `until`: where
-    this one was cut off. RejectedInput where a question can't be asked."""
+    """Every check of a load as a stretch of it sees it, in its own snapshot. `before`: what earlier stretches counted;
+    `until`: where this one was cut off. RejectedInput where a question can't be asked."""
     relation, dataset = asking.relation, asking.relation.dataset
     table = dataset.table
     assert table is not None
@@ -89,13 +92,13 @@ def check_load(
             expected=expected,
         )
     ]
-    twice = 0 if relation.unique else int(snapshot.value(asking.duplicates(until)))
+    twice = 0 if relation.unique else int(snapshot.value(asking.duplicates()))
     results.append(_none_of("duplicate_keys", severity(dataset, "duplicate_keys"), twice))
     for column, (other, target) in table.references.items():
         relation_of = registry[other].table if other in registry else None
         if relation_of is None or column not in {*table.columns, *(c.name for c in relation.columns)}:
             continue  # a column that the source no longer has refers to nothing
-        sql = asking.dangling(column, relation_name(relation_of.relation), target, until)
+        sql = asking.dangling(column, relation_name(relation_of.relation), target)
         results.append(_none_of(f"references_{column}", severity(dataset, "references"), int(snapshot.value(sql))))
     cursor = asking.cursor()
     if table.fresh_within is not None and cursor is not None and cursor.base in TIMES:
@@ -111,13 +114,13 @@ def check_load(
                 expected=allowed,
             )
         )
-    share = round(counted.broken / counted.rows, 6) if counted.rows else 0.0
+    usual = OnFailure.BLOCK if asking.since is None else USUAL["contract"]
     results.append(
         CheckResult(
             name="contract",
-            on_failure=severity(dataset, "contract"),
-            passed=share <= dataset.max_rejected_share,
-            found=share,
+            on_failure=table.severities.get("contract", usual),
+            passed=counted.worst <= dataset.max_rejected_share and counted.worst < 1,
+            found=round(counted.worst, 6),
             expected=dataset.max_rejected_share,
         )
     )

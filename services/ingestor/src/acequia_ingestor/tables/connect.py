@@ -1,5 +1,7 @@
 """One read-only snapshot of a source database, over ADBC. Its errors are translated here, and only here."""
 
+import math
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +21,27 @@ APPLICATION = "acequia"
 
 _REFUSED = ("28", "3D")  # authorization, no such database
 _GONE = ("08", "53", "57P", "58", "40", "25006")  # connection, resources, shutdown, system, conflicts with recovery
-_FATAL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "is not permitted to log in")
-_DSN = ("connection info string", "invalid connection option", "invalid URI", "missing key/value")
+_FATAL = (
+    "does not exist",
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+    "no password supplied",
+    "does not support SSL",
+    "certificate",
+    # a server may speak Spanish before it knows who asks
+    "no existe",
+    "autentificación",
+    "no hay una línea en pg_hba.conf",
+)
+_DSN = re.compile(
+    r"connection info string|connection option|in URI|invalid URI|percent-encoded|invalid port number"
+    r"|invalid \w+ value|could not match|definition of service"
+)
+_TRIED = ("connection to server", "could not translate host name")
+"""What libpq says once it has understood the DSN."""
+
+_CHECK = "Check ACEQUIA_SOURCE_POSTGRES_DSN, or that of the named connection"
 
 _WAITS = {"connect_timeout": 15, "keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4}
 """libpq's, in seconds: a server that is gone is noticed while a message is in hand."""
@@ -44,9 +65,11 @@ def literal(text: str) -> str:
 class Snapshot:
     """A read-only, repeatable-read transaction: all that is asked in it sees the same rows. For one thread."""
 
-    def __init__(self, connection: Any, timeout: float) -> None:
+    def __init__(self, connection: Any, timeout: float, ends: float) -> None:
+        """`timeout`: seconds of one statement. `ends`: on the monotonic clock; no statement runs longer than that."""
         self._connection = connection
         self._timeout = timeout
+        self._ends = ends
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """All rows of a small answer. Raises as `translated` says."""
@@ -106,30 +129,35 @@ class Snapshot:
     @contextmanager
     def _asking(self) -> Iterator[Any]:
         began = time.monotonic()
+        left = max(self._ends - began, 0.001)
         cursor = self._connection.cursor()
         try:
+            if left < self._timeout:
+                cursor.execute(f"SET statement_timeout = {math.ceil(left * 1000)}")
             yield cursor
         except (adbc.Error, OSError, pa.ArrowException) as error:
-            late = time.monotonic() - began >= self._timeout * 0.95
-            raise translated(error, timeout=self._timeout if late else None) from error
+            allowed = min(self._timeout, left)
+            late = time.monotonic() - began >= allowed * 0.95
+            raise translated(error, timeout=allowed if late else None) from error
         finally:
             cursor.close()
 
 
 @contextmanager
 def open_snapshot(
-    dsn: str, *, statement_timeout: float, first: Sequence[str] = ()
+    dsn: str, *, statement_timeout: float, ends: float = math.inf, first: Sequence[str] = ()
 ) -> Iterator[tuple[Snapshot, list[Any]]]:
     """A snapshot, and what each of the questions `first`, asked before it was taken, was answered with.
 
-    `statement_timeout`: seconds; 0: none. TransientFailure (`source`) where the server can't be reached.
+    `statement_timeout`: seconds; 0: none. `ends`: when all has to be asked, on the monotonic clock. TransientFailure
+    (`source`) where the server can't be reached.
     """
     try:
         connection = adbc.connect(_patient(dsn), autocommit=True)
     except (adbc.Error, OSError, pa.ArrowException) as error:
-        raise translated(error) from error
+        raise _not_connected(error) from None  # the error may quote the DSN
     try:
-        snapshot = Snapshot(connection, statement_timeout or float("inf"))
+        snapshot = Snapshot(connection, statement_timeout or math.inf, ends)
         snapshot.do(f"SET application_name = {literal(APPLICATION)}")
         snapshot.do("SET TimeZone = 'UTC'")
         snapshot.do("SET IntervalStyle = 'iso_8601'")
@@ -153,6 +181,25 @@ def _patient(dsn: str) -> str:
     return " ".join([dsn, *told])
 
 
+def _not_connected(error: Exception) -> AcequiaError:
+    """What follows where there is no connection. libpq quotes what it does not understand of a DSN, which may be the
+    password: that is not repeated."""
+    said = " ".join(str(error).split())
+    _, libpq, rest = said.partition("Failed to connect: ")
+    said = rest if libpq else said
+    tried = any(word in said for word in _TRIED)
+    what = said if tried and "@" not in said else re.sub('".*"', '"..."', said)
+    if _DSN.search(said) if not tried else "host name" in said and "@" in said:
+        return RejectedInput(
+            "source_refused",
+            f"the source's DSN can't be understood ({what}). It is postgresql://user:password@host:5432/database, and "
+            f"in the password each of @ : / ? # % as a percent code (@ is %40). {_CHECK}",
+        )
+    if any(word in said for word in _FATAL):
+        return RejectedInput("source_refused", f"the source does not let us in: {what}. {_CHECK}")
+    return TransientFailure(f"the source database: {what}", dependency=SOURCE)
+
+
 def translated(  # noqa: PLR0911 - a table of errors
     error: Exception, *, timeout: float | None = None
 ) -> AcequiaError:
@@ -167,7 +214,8 @@ def translated(  # noqa: PLR0911 - a table of errors
         return RejectedInput(
             "statement_timeout",
             f"a statement at the source ran into its timeout ({said}). Give it more time "
-            "(ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT), or an index on the cursor column and the key",
+            "(ACEQUIA_SOURCE_POSTGRES_STATEMENT_TIMEOUT; a delivery has 25 minutes for all of them), or an index on "
+            "the cursor column and the key",
         )
     if state in ("42P01", "3F000"):
         return RejectedInput("unknown_table", f"the source has no such table: {said}")
@@ -177,10 +225,8 @@ def translated(  # noqa: PLR0911 - a table of errors
         )
     if state == "42703":
         return RejectedInput("unknown_column", f"the source has no such column: {said}")
-    if state.startswith(_REFUSED) or (not state and any(word in said for word in _FATAL)):
-        return RejectedInput("source_refused", f"the source does not let us in: {said}. Check its DSN")
-    if not state and any(word in said for word in _DSN):
-        return RejectedInput("source_refused", f"the DSN of the source is none: {said}")
+    if state.startswith(_REFUSED):
+        return RejectedInput("source_refused", f"the source does not let us in: {said}. {_CHECK}")
     if not state or state.startswith(_GONE):
         return TransientFailure(f"the source database: {said}", dependency=SOURCE)
     return RejectedInput("source_error", f"the source answers with an error: {said}", sqlstate=state)

@@ -45,6 +45,8 @@ class Stored:
     number: int
     counted: Counted
     position: Position | None
+    ended: bool = False
+    """Whether the load has no further part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Order:
     rows_per_part: int
     deadline: float
     """On the monotonic clock: reading ends there, and goes on in another stretch."""
+    ends: float
+    """On the same clock: all that the source is asked has to be answered by then."""
     only_validate: bool = False
 
 
@@ -109,7 +113,9 @@ class Stretch:
     baseline: tuple[Path, int] | None = None
     """All keys, where they were compared: a file and its rows."""
     quarantine: str | None = None
-    """Why all of it goes to quarantine: `schema_changed`."""
+    """Why all of it goes to quarantine: `schema_changed`, or `no_rows`."""
+    broken_by: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the stretch that break the contract, by rule."""
 
 
 def extract(order: Order, registry: Registry, folder: Path, stop: Event) -> Stretch:
@@ -119,7 +125,10 @@ def extract(order: Order, registry: Registry, folder: Path, stop: Event) -> Stre
     """
     folder.mkdir(parents=True, exist_ok=True)
     oldest = [query("oldest_transaction")]
-    with open_snapshot(order.dsn, statement_timeout=order.statement_timeout, first=oldest) as (snapshot, answers):
+    with open_snapshot(order.dsn, statement_timeout=order.statement_timeout, ends=order.ends, first=oldest) as (
+        snapshot,
+        answers,
+    ):
         relation = describe(order.dataset, snapshot, answers[0])
         return _Extraction(order, registry, folder, stop, snapshot, relation).run()
 
@@ -151,19 +160,25 @@ class _Extraction:
         since = None if full else order.before
         layout = lay_out(self._dataset, relation.columns, {} if order.full else order.columns)
         first = order.stored.position if order.stored else None
-        asking = Asking(relation, since, known=not forked, after=first)
+        ended = order.stored is not None and order.stored.ended
+        began = order.began if order.began is not None and order.began.timeline == relation.timeline else None
+        asking = Asking(relation, since, known=not forked, after=first, ended=ended, began=began)
         stretch = Stretch(self._checkpoint(asking, full), layout, self._columns_after(layout))
         if layout.changed:
             self._judge(layout, stretch)
-        writer = _Writer(order, layout, self._folder, tracked=self._tracked(full) and not order.only_validate)
+        tracked = self._tracked() and not order.only_validate
+        writer = _Writer(order, layout, self._folder, tracked=tracked, full=full)
         until = self._read(asking, layout, writer, stretch)
-        if not stretch.more and not full and self._compare_now(forked):
+        if not stretch.more and not ended and not full and self._compare_now(forked):
             self._compare(asking, layout, writer, stretch)
         before_this = order.stored is not None or order.before is not None or order.full
-        if not stretch.more and full and before_this and not stretch.unchanged and not order.only_validate:
+        whole = full and not stretch.more and not ended and not stretch.unchanged and not order.only_validate
+        if whole and not writer.counted.rows and writer.counted.rejected:
+            stretch.quarantine = stretch.quarantine or "no_rows"  # what can't be read is no reason to empty a table
+        elif whole and before_this:
             writer.end_a_full_load()
         writer.close()
-        stretch.parts, stretch.counted = writer.parts, writer.counted
+        stretch.parts, stretch.counted, stretch.broken_by = writer.parts, writer.counted, writer.broken_by
         stretch.rejected, stretch.rejected_rows = writer.rejected_tail
         before = order.stored.counted if order.stored else Counted()
         stretch.checks = check_load(
@@ -187,7 +202,7 @@ class _Extraction:
             or before.identity != self._relation.identity
         )
 
-    def _tracked(self, full: bool) -> bool:
+    def _tracked(self) -> bool:
         """Whether keys are written down, to be compared later."""
         return self._table.cursor is not None and self._table.compare_keys_every is not None
 
@@ -266,6 +281,8 @@ class _Extraction:
         finally:
             frames.close()
         if digested and not stretch.more:
+            if writer.refused_digest is not None:
+                digest.update(writer.refused_digest.digest())
             stretch.checkpoint = stretch.checkpoint.model_copy(update={"digest": digest.hexdigest()})
             before = order.before
             stretch.unchanged = (
@@ -289,12 +306,14 @@ class _Extraction:
         baseline = RowFile(self._folder / "all-keys.parquet", key_schema(parts))
         missed: list[pl.DataFrame] = []
         missing = rows = 0
+        refused = writer.refused_keys()
         for found in compare(there, known, parts, self._folder / "compared"):
             rows += found.same.height + found.missed.height
             baseline.add(found.same)
-            missing += found.missed.height
+            unseen = found.missed.join(refused, on=refused.columns, how="anti")
+            missing += unseen.height
             if missing <= MISSED_MOST or missing <= rows * MISSED_SHARE:
-                missed.append(found.missed)
+                missed.append(unseen)
             for keys in _some(found.gone):
                 writer.take_gone(self._typed(asking, keys))
         if missing > max(MISSED_MOST, rows * MISSED_SHARE):
@@ -318,7 +337,7 @@ def _some(keys: pl.DataFrame) -> Iterator[list[list[str]]]:
 class _Writer:
     """Frames as the source gave them, in; parts of a bounded number of rows, what is rejected, and keys, out."""
 
-    def __init__(self, order: Order, layout: Layout, folder: Path, *, tracked: bool) -> None:
+    def __init__(self, order: Order, layout: Layout, folder: Path, *, tracked: bool, full: bool) -> None:
         self._order = order
         self._dataset = order.dataset
         self._layout = layout
@@ -329,7 +348,15 @@ class _Writer:
         self._contract = contract_with(order.dataset.contract, wide) if wide else order.dataset.contract
         before = order.stored.counted if order.stored else Counted()
         self._read, self._rows, self._deleted, self._broken = before.read, before.rows, before.deleted, before.broken
+        self._worst = before.worst
+        self._of_part = (before.rows, before.broken)
+        """What was counted when the part began."""
         self._rejected = Counter(before.rejected)
+        self.broken_by: Counter[str] = Counter()
+        self.refused_digest: Any = None
+        """Of all rows that were rejected; None: there is none."""
+        self._remembers = tracked and not full
+        self._refused_keys: list[pl.DataFrame] = []
         self._failed = Counter(before.checks)
         self._number = order.stored.number if order.stored else 0
         self._taken = 0
@@ -349,6 +376,7 @@ class _Writer:
             deleted=self._deleted,
             rejected=dict(sorted(self._rejected.items())),
             broken=self._broken,
+            worst=self._worst,
             checks=dict(sorted(self._failed.items())),
         )
 
@@ -381,6 +409,10 @@ class _Writer:
             if self._taken >= self._order.rows_per_part:
                 self._close_part()
         return pl.concat(written)
+
+    def refused_keys(self) -> pl.DataFrame:
+        """Keys of the rows that were rejected while changes were read."""
+        return pl.concat([pl.DataFrame(schema=dict.fromkeys(self._keys, pl.String)), *self._refused_keys])
 
     def end_a_full_load(self) -> None:
         """A full load ends with a part that says how many there are, also where no row is left for it."""
@@ -435,8 +467,9 @@ class _Writer:
                 self._refuse(good.filter(fails), [check.name] * number, f"the check {check.name} fails")
                 good, rows, keys = good.filter(~fails), rows.filter(~fails), keys.filter(~fails)
         self._deleted += int(rows[DELETED].sum())
-        kept, _ = self._contract.filter(rows.select(*self._dataset.schema, VERSION, DELETED))
+        kept, breaking = self._contract.filter(rows.select(*self._dataset.schema, VERSION, DELETED))
         self._broken += rows.height - kept.height
+        self.broken_by.update(breaking.counts())
         self._add(rows)
         if self._tracked and keys.height:
             if self._key_file is None:
@@ -457,11 +490,15 @@ class _Writer:
         self._rejected.update(rules)
         if self._order.only_validate:
             return
+        if self._remembers:
+            self._refused_keys.append(rows.select(self._keys))
         if self._refused is None:
             self._refused_files += 1
             path = self._folder / f"rejected-{self._refused_files:06d}.parquet"
             self._refused = RowFile(path, dict(REJECTED_SCHEMA))
         texts = [_text(row) for row in rows.iter_rows(named=True)]
+        self.refused_digest = self.refused_digest or hashlib.sha256()
+        self.refused_digest.update(json.dumps([rules, texts]).encode())
         lines = range(self._read + 1, self._read + 1 + rows.height)
         given = {"_line": lines, "rule": rules, "reason": [reason] * rows.height, "raw": texts}
         self._refused.add(pl.DataFrame(given, schema=dict(REJECTED_SCHEMA)))
@@ -469,6 +506,10 @@ class _Writer:
     def _close_part(self) -> None:
         """End the part, if it has rows; what was rejected so far goes with it."""
         self._taken = 0
+        rows, broken = self._of_part
+        if self._rows > rows:
+            self._worst = max(self._worst, (self._broken - broken) / (self._rows - rows))
+        self._of_part = (self._rows, self._broken)
         if self._file is None:
             return
         self._number += 1

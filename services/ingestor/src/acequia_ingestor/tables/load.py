@@ -53,6 +53,8 @@ from acequia_ingestor.tables.state import Checkpoint, KeyFile, Opening, States, 
 log = logging.getLogger("acequia")
 
 STAGE = "ingestor"
+HELD_MOST = 1500.0
+"""Seconds of one delivery in which the source has to have answered: the broker takes a message back after 1800."""
 META_SO_FAR = "acequia-so-far"
 """On a part: where its load had come to with it, so that whoever goes on knows. Packed JSON."""
 
@@ -84,6 +86,8 @@ class TableResult(_Document):
     columns_changed: Mapping[str, str] = {}
     blocked: tuple[str, ...] = ()
     """The checks for which its parts go no further than RAW."""
+    broken_by: Mapping[str, int] = {}
+    """Rows that break the contract, by rule; where a table was only checked, those that can't be read as well."""
     rejected: str | None = None
     """The rule by which nothing of it went to RAW."""
     reason: str | None = None
@@ -95,6 +99,7 @@ class TableResult(_Document):
         """As the run's page shows it."""
         more: dict[str, Any] = {"reason": self.reason} if self.reason else {}
         more |= {"blocked": list(self.blocked)} if self.blocked else {}
+        more |= {"broken_by": dict(self.broken_by)} if self.broken_by else {}
         more |= {"columns_changed": dict(self.columns_changed)} if self.columns_changed else {}
         return {
             "load": self.load,
@@ -192,7 +197,8 @@ class TableLoads:
             self._in_hand.discard(job.run_id)
 
     async def _carry_out(self, job: Job, folder: Path) -> Ended | None:
-        deadline = time.monotonic() + self._settings.load_seconds
+        began = time.monotonic()
+        deadline, ends = began + self._settings.load_seconds, began + HELD_MOST
         tables: dict[str, TableResult] = {}
         worked = False
         for name in job.names:
@@ -202,7 +208,7 @@ class TableLoads:
                     await self._go_on_later(job)
                     return None
                 worked = True
-                result = await self._load(job, self._workshop.registry[name], folder / name, deadline)
+                result = await self._load(job, self._workshop.registry[name], folder / name, deadline, ends)
                 if result is None:
                     await self._go_on_later(job)
                     return None
@@ -273,6 +279,13 @@ class TableLoads:
             for key in closing.replaced:
                 if key not in still:
                     await self._workshop.store.remove(Layer.LEDGER, key)
+        elif closing.checkpoint is not None:
+            log.warning(
+                "%s: another load was opened before load %d ended: the next one looks for its changes again. "
+                "Where loads follow each other faster than they end, ask for them less often",
+                name,
+                closing.load,
+            )
 
     async def _stored(self, stem: Stem) -> list[ObjectInfo]:
         """The parts of the load that stand."""
@@ -285,7 +298,7 @@ class TableLoads:
 
     # one table
 
-    async def _load(self, job: Job, dataset: Dataset, folder: Path, deadline: float) -> TableResult | None:
+    async def _load(self, job: Job, dataset: Dataset, folder: Path, deadline: float, ends: float) -> TableResult | None:
         """What became of it; None where the time was over before its end."""
         attempt = 0
         while True:
@@ -298,15 +311,18 @@ class TableLoads:
                     return ended
             stem = Stem(dataset.name, job.at, opening.id)
             stored = await self._stored(stem) if opening.began is not None else []
+            if stored and (blocked := stored[-1].metadata.get(META_BLOCKED)):
+                result = _blocked_before(opening.load, stored, tuple(blocked.split(",")))
+                return await self._keep(dataset.name, job.run_id, result)
             try:
-                stretch = await self._extract(job, dataset, state, opening, stored, place, deadline)
+                stretch = await self._extract(job, dataset, state, opening, stored, place, deadline, ends)
                 self._workshop.at(f"{STAGE}.after_process")
                 if job.asked.only_validate:
-                    return _validated(stretch)
+                    return await self._keep(dataset.name, job.run_id, _validated(stretch))
                 put = await _Putting(self, job, dataset, state, opening, stem, stored, stretch).run()
             except RejectedInput as rejected:
                 result = await self._reject(job, dataset, opening, stem, rejected, stored)
-                return result if job.asked.only_validate else await self._keep(dataset.name, job.run_id, result)
+                return await self._keep(dataset.name, job.run_id, result)
             if put is None:
                 log.info("%s: another delivery of the same run was faster; looking again", dataset.name)
                 continue
@@ -323,6 +339,7 @@ class TableLoads:
         stored: Sequence[ObjectInfo],
         folder: Path,
         deadline: float,
+        ends: float,
     ) -> Stretch:
         dsn = self._settings.dsn_of(job.asked.connection)
         if dsn is None:
@@ -347,6 +364,7 @@ class TableLoads:
             stored=_so_far(stored[-1], len(stored)) if stored else None,
             rows_per_part=job.command.rows_per_part,
             deadline=deadline,
+            ends=ends,
             only_validate=job.asked.only_validate,
         )
         stop = Event()
@@ -468,7 +486,7 @@ class _Putting:
     async def run(self) -> _Put | None:
         """None: another delivery of the run was faster, and nothing that is read here is to be used."""
         stretch, ends = self._stretch, bool(self._blocked or self._quarantine)
-        if stretch.unchanged and not ends and stretch.rejected is None:
+        if stretch.unchanged and not ends:
             return _Put(self._result(stretch.checkpoint, parts=0, counted=Counted()))
         if self._quarantine is not None:
             return _Put(await self._set_apart(self._quarantine))
@@ -479,6 +497,9 @@ class _Putting:
             if not await self._loads.states.begin(self._dataset.name, run_id, self._opening, checkpoint, files):
                 return None
             self._loads.workshop.at(f"{STAGE}.after_begin")
+        if stretch.rejected is not None and (ends or not stretch.more):
+            number = len(self._stored) + len(stretch.parts) + 1
+            self._rejected.append(await self._put_rejected(stretch.rejected, number))
         for part in stretch.parts:
             last = part is stretch.parts[-1] and (ends or not stretch.more)
             if not await self._put_part(part, last=last):
@@ -487,9 +508,6 @@ class _Putting:
             if not stretch.parts:
                 raise RejectedInput("no_rows", "nothing that was read in the time of one delivery can be used")
             return _Put(None)
-        if stretch.rejected is not None:
-            number = len(self._stored) + len(stretch.parts) + 1
-            self._rejected.append(await self._put_rejected(stretch.rejected, number))
         moves = None if self._blocked else stretch.checkpoint
         own = [*(f for f in self._state.keys if _is_of(f, self._dataset.name, self._opening.load)), *files]
         sure, replaced = await self._keys_after(own)
@@ -532,6 +550,7 @@ class _Putting:
             columns_added=stretch.layout.added,
             columns_changed={name: change.value for name, change in stretch.layout.changed.items()},
             blocked=self._blocked if rejected is None else (),
+            broken_by=dict(sorted(stretch.broken_by.items())),
             rejected=rejected,
             reason=reason,
             outputs=(*self._outputs, *self._rejected, *outputs),
@@ -560,13 +579,14 @@ class _Putting:
             part=part.number,
             parts=part.number if last else None,
         )
+        counted = self._stretch.counted if last else part.counted
         metadata = {
             META_RUN_ID: str(self._job.run_id),
             META_DATASET: self._dataset.name,
             META_STAGE_VERSION: self._loads.variant,
             META_ROWS: str(part.rows),
             META_LOAD: str(load),
-            META_SO_FAR: _packed({"position": part.position, "counted": part.counted.model_dump(mode="json")}),
+            META_SO_FAR: _packed({"position": part.position, "counted": counted.model_dump(mode="json")}),
         }
         if self._blocked:
             metadata[META_BLOCKED] = ",".join(self._blocked)
@@ -600,26 +620,32 @@ class _Putting:
         return info_record(info, sha256=digest)
 
     async def _set_apart(self, rule: str) -> TableResult:
-        """All rows of the stretch to quarantine, with why. The load ends: its rows come again with the next full load,
-        or where keys are compared."""
+        """All rows of the stretch to quarantine, with why. The load ends: its rows come again where keys are compared,
+        those of a full load with the next one."""
         stretch = self._stretch
         rows = 0
         for part in stretch.parts:
             rows += part.rows
             await in_thread(_with_rule, part.path, rule)
             self._rejected.append(await self._put_rejected(part.path, part.number))
-        reason = (
-            "columns at the source changed: " + ", ".join(f"{n} ({c.value})" for n, c in stretch.layout.changed.items())
-            if rule == stretch.quarantine
-            else f"the check {rule} failed"
-        )
-        manifest = await self._loads.put_manifest(self._job, self._dataset, self._stem, rule, reason, {"rows": rows})
+        refused = [part.rejected for part in stretch.parts if part.rejected is not None]
+        after = len(self._stored) + len(stretch.parts)
+        for number, path in enumerate([*refused, *([stretch.rejected] if stretch.rejected else [])], start=after + 1):
+            self._rejected.append(await self._put_rejected(path, number))
+        reason = f"the check {rule} failed"
+        if rule == "no_rows":
+            reason = _none_of(stretch)
+        elif rule == stretch.quarantine:
+            changed = ", ".join(f"{name} ({change.value})" for name, change in stretch.layout.changed.items())
+            reason = f"columns at the source changed: {changed}"
+        told = {"rows": rows, "rejected": dict(stretch.counted.rejected)}
+        manifest = await self._loads.put_manifest(self._job, self._dataset, self._stem, rule, reason, told)
         by_rule = Counter(stretch.counted.rejected)
         by_rule[rule] += rows
         counted = stretch.counted.model_copy(
             update={"rows": stretch.counted.rows - rows, "rejected": {k: v for k, v in by_rule.items() if v}}
         )
-        whole = not self._stored and not stretch.more
+        whole = not self._stored and not stretch.more and not stretch.checkpoint.full
         return self._result(
             stretch.checkpoint if whole else None,
             parts=len(self._stored),
@@ -630,13 +656,42 @@ class _Putting:
         )
 
 
+def _blocked_before(load: int, stored: Sequence[ObjectInfo], blocked: tuple[str, ...]) -> TableResult:
+    """Of a load that was cut off while its blocked parts were put: it ends with those that stand."""
+    counted = _so_far(stored[-1], len(stored)).counted
+    return TableResult(
+        load=load,
+        full=_load_of(stored[-1]).full,
+        counted=counted,
+        parts=len(stored),
+        checks=tuple(CheckResult(name=name, on_failure=OnFailure.BLOCK, passed=False) for name in blocked),
+        blocked=blocked,
+        outputs=tuple(_record_of(info) for info in stored),
+        closing=Closing(load=load, checkpoint=None),
+    )
+
+
 def _validated(stretch: Stretch) -> TableResult:
+    unusable = bool(stretch.counted.rejected) and not stretch.counted.rows
     return TableResult(
         full=True,
         counted=stretch.counted,
         checks=tuple(stretch.checks),
         columns_changed={name: change.value for name, change in stretch.layout.changed.items()},
+        broken_by=dict(sorted((Counter(stretch.counted.rejected) + Counter(stretch.broken_by)).items())),
+        rejected="no_rows" if unusable else None,
+        reason=_none_of(stretch) if unusable else None,
     )
+
+
+def _none_of(stretch: Stretch) -> str:
+    return f"none of the {stretch.counted.read} rows that were read can be used"
+
+
+def _load_of(info: ObjectInfo) -> Load:
+    load = Load.parse(info.metadata[META_LOAD])
+    assert load is not None
+    return load
 
 
 def _part(stem: Stem, number: int) -> Stem:
@@ -655,7 +710,8 @@ def _packed(document: Mapping[str, Any]) -> str:
 def _so_far(info: ObjectInfo, number: int) -> Stored:
     """What the last part that stands tells of its load."""
     document = json.loads(zlib.decompress(base64.b64decode(info.metadata[META_SO_FAR])))
-    return Stored(number, Counted.model_validate(document["counted"]), document["position"])
+    ended = _load_of(info).parts is not None
+    return Stored(number, Counted.model_validate(document["counted"]), document["position"], ended)
 
 
 def _record_of(info: ObjectInfo) -> ObjectRecord:
