@@ -148,7 +148,8 @@ def used_secrets(value: Any) -> Iterator[tuple[str, str | None]]:
         return
     for key, part in value.items():
         if key in ("secretKeyRef", "accessKeyId", "secretAccessKey"):
-            yield part["name"], part["key"]
+            if not part.get("optional"):
+                yield part["name"], part["key"]
         elif key == "secretTargetRef":
             yield from ((one["name"], one["key"]) for one in part)
         elif key == "secret" and "items" in part:

@@ -24,6 +24,7 @@ ADDRESSES = {
 SECRETS = {
     "MINIO_ACCESS_KEY": "acequia-minio",
     "MINIO_SECRET_KEY": "acequia-minio",
+    "MINIO_SESSION_TOKEN": "acequia-minio",
     "RABBITMQ_URL": "acequia-rabbitmq",
     "PG_USER": "acequia-audit-database",
     "PG_PASSWORD": "acequia-audit-database",
