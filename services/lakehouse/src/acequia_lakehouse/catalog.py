@@ -14,6 +14,7 @@ from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
 from acequia_lakehouse.problems import CATALOG, Outdone, no_catalog_told, translated
 from acequia_lakehouse.settings import LakehouseSettings
+from acequia_lakehouse.sql_catalog import ClosingSqlCatalog
 
 INTERNAL = "_internal"
 """Ends the namespace of what readers need not see: tombstones."""
@@ -97,6 +98,8 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
     try:
         with translated(), no_catalog_told():
+            if settings.catalog == "sql":
+                return ClosingSqlCatalog(settings.catalog_name, **properties)
             return load_catalog(settings.catalog_name, **properties)
     except Outdone as outdone:  # another process is making the catalog's tables at this moment
         raise TransientFailure(f"{CATALOG}: {outdone}", dependency="catalog") from outdone
