@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -222,6 +223,10 @@ def ours(name: str, path: Path) -> int:
     return sum(chunk.rows.height for chunk in load_formats()[name].read(path, DATASET))
 
 
+def bare(name: str, path: Path) -> int:
+    return READERS[name](path).height
+
+
 def to_raw(name: str, path: Path) -> int:
     with tempfile.TemporaryDirectory() as out:
         parsed = parse_file(path, path.name, DATASET, name, Path(out) / "parts")
@@ -243,9 +248,9 @@ def measure(rows: int, rounds: int) -> dict[str, dict[str, float]]:
         files = write_files(rows, Path(folder))
         for name, path in files.items():
             acts: dict[str, Callable[[], int]] = {
-                "polars": lambda name=name, path=path: READERS[name](path).height,  # type: ignore[misc]
-                "ours": lambda name=name, path=path: ours(name, path),  # type: ignore[misc]
-                "raw": lambda name=name, path=path: to_raw(name, path),  # type: ignore[misc]
+                "polars": partial(bare, name, path),
+                "ours": partial(ours, name, path),
+                "raw": partial(to_raw, name, path),
             }
             times: dict[str, list[float]] = {act: [] for act in acts}
             cpu: dict[str, list[float]] = {act: [] for act in acts}

@@ -15,7 +15,7 @@ from acequia.adapters.directory import DirectoryStore
 from acequia.layers import Buckets, Layer
 
 CHILD = """
-import asyncio, hashlib, os, signal, sys
+import asyncio, hashlib, os, signal, sys, threading
 from pathlib import Path
 from acequia.adapters import directory
 from acequia.layers import Buckets, Layer
@@ -79,8 +79,32 @@ async def loop(root, start):
             n += 1
     await asyncio.gather(*(work(lane) for lane in range(4)))
 
+async def overtaken(root):
+    # the first writer has published and not yet come to its end when the second one replaces what it wrote
+    store = await directory.DirectoryStore.open(root, Buckets())
+    published, dropping, ended = threading.Event(), threading.Event(), threading.Event()
+    sync = directory._Folder._sync_place
+    def slowly(self, place):
+        sync(self, place)
+        if not published.is_set():
+            published.set()
+            dropping.wait()
+    def half(self, version):
+        dropping.set()
+        ended.wait()
+        version.data.unlink()
+        die()
+    directory._Folder._sync_place, directory._Folder._drop = slowly, half
+    async def first():
+        await store.put(Layer.RAW, "a/old.csv", b"old", **about(b"old"))
+        ended.set()
+    async def second():
+        await asyncio.to_thread(published.wait)
+        await store.put(Layer.RAW, "a/old.csv", b"new", **about(b"new"))
+    await asyncio.gather(first(), second())
+
 mode, root, *rest = sys.argv[1:]
-asyncio.run({"at": at, "loop": loop}[mode](Path(root), *rest))
+asyncio.run({"at": at, "loop": loop, "overtaken": overtaken}[mode](Path(root), *rest))
 """
 
 
@@ -136,6 +160,12 @@ async def test_killed_at(tmp_path, point, act):
         "remove": {},
     }.get(act, {"a/old.csv": b"new" if published else b"old"})
     assert found == expected
+
+
+async def test_killed_while_it_drops_a_version_whose_writer_has_just_ended(tmp_path):
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, "overtaken", str(tmp_path))
+    assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
+    assert await whole_objects(tmp_path) == {"a/old.csv": b"new"}
 
 
 async def test_killed_again_and_again_while_it_writes(tmp_path):

@@ -78,7 +78,7 @@ def all_services(
         stage_service(build_evaluator(load(EvaluatorSettings), workshop.registry), workshop, concurrency),
         # a start of a plan that is not ours is nobody's
         batch_service(build_trainer(trainer, workshop.registry), workshop, stale_after=0.0),
-        *build_lakehouse(workshop, load(LakehouseSettings), lake, stale_after=0.0),
+        build_lakehouse(workshop, load(LakehouseSettings), lake, stale_after=0.0),
         stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, concurrency),
         build_ingestor(workshop, load(IngestorSettings), read_run, concurrency=concurrency),
         # what was cut off by the last stop is found at once: the first sweep spares nothing for its youth

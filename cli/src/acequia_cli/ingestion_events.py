@@ -122,6 +122,8 @@ class IngestionList:
         )
         self.columns: dict[str, str] = {}
         self.read = 0
+        self.of_files = 0
+        """Rows whose file was found and is taken over."""
         self.skipped: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -184,12 +186,14 @@ class IngestionList:
             found = self._file.execute(query, {"it": more, "sources": self._sources}).fetchone()
             if found:
                 self._file.execute("UPDATE list SET taken = 1 WHERE n = ?", found[:1])
+                self.of_files += 1
                 return _row(found)
         return None
 
     def give_back(self, row: Row) -> None:
         """The file that took this row was not taken over."""
         self._file.execute("UPDATE list SET taken = 0 WHERE n = ?", (row.n,))
+        self.of_files -= 1
 
     def left(self) -> Iterator[Row]:
         """Rows that no file took, the oldest first."""

@@ -180,7 +180,7 @@ def _stages(workshop: Workshop, settings: AcequiaSettings, minio: MinioSettings,
     patience = {"stale_after": settings.plan_stale_after, "renew_every": settings.plan_renew_every}
     place = Place.on_server(minio, settings.buckets)
     return [
-        *build_lakehouse(workshop, lakehouse, place, **patience),
+        build_lakehouse(workshop, lakehouse, place, **patience),
         stage_service(build_transformer(load(TransformerSettings), workshop.registry), workshop, settings.concurrency),
         build_ingestor(workshop, load(IngestorSettings), pages, concurrency=1),
     ]

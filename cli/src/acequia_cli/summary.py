@@ -96,17 +96,20 @@ def _scope(page: Page) -> str | None:
     return str(said[-1]) if said and said[-1] else None
 
 
+def _ingested(page: Page) -> list[Mapping[str, Any]]:
+    """What the ingestor's outcomes say, the first first."""
+    return [e for e in (page.get("stages") or {}).get("ingestor", ()) if e["kind"] == "outcome"]
+
+
 def lines_skipped(page: Page) -> dict[str, int]:
     """Lines of a file that are no rows, by reason."""
-    ingested = (page.get("stages") or {}).get("ingestor", ())
-    said = [e.get("lines_skipped") or {} for e in ingested if e["kind"] == "outcome"]
+    said = [outcome.get("lines_skipped") or {} for outcome in _ingested(page)]
     return dict(said[-1]) if said else {}
 
 
 def read_as(page: Page) -> dict[str, Any] | None:
     """How a file was read that could be read in several ways: `options`, who `told` each, columns `ignored`."""
-    ingested = (page.get("stages") or {}).get("ingestor", ())
-    said = [e["parameters"] for e in ingested if e["kind"] == "outcome" and "csv" in e.get("parameters", {})]
+    said = [outcome["parameters"] for outcome in _ingested(page) if "csv" in outcome.get("parameters", {})]
     if not said:
         return None
     last = said[-1]

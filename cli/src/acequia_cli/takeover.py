@@ -36,8 +36,6 @@ class Taken:
     rows_in: int = 0
     rows_raw: int = 0
     rejected_rows: Counter[str] = field(default_factory=Counter)
-    of_files: int = 0
-    """Rows of the list whose file was found and is taken over."""
     listed: Counter[str] = field(default_factory=Counter)
     """Other rows of the list: imported, known."""
     rejected: list[dict[str, Any]] = field(default_factory=list)
@@ -135,7 +133,7 @@ class Import:
                 "table": self.table,
                 "columns": kept.columns,
                 "rows": kept.read,
-                "of_files": taken.of_files,
+                "of_files": kept.of_files,
                 "imported": taken.listed["imported"],
                 "known": taken.listed["known"],
                 "skipped": dict(kept.skipped),
@@ -212,7 +210,7 @@ class _Taking:
             asked = [{"uri": left.uri, "etag": left.etag} for left in batch]
             known = await _patiently(lambda asked=asked: self._api.imports_known(asked))  # type: ignore[misc]
             slots = asyncio.Semaphore(AT_ONCE)
-            rows = [self._row_of(left) for left in batch]
+            rows = [self._kept.take(left.uri.removeprefix(S3), left.name) if self._kept else None for left in batch]
             await asyncio.gather(
                 *(
                     self._take_file(source, left, row, slots)
@@ -222,11 +220,6 @@ class _Taking:
             )
             self.taken.fates["known"] += sum(known)
             self._tick("import", f"{count(self.taken.files)} files, {count(self.taken.rows_in)} rows")
-
-    def _row_of(self, left: Left) -> Row | None:
-        row = self._kept.take(left.uri.removeprefix(S3), left.name) if self._kept else None
-        self.taken.of_files += row is not None
-        return row
 
     async def _take_file(self, source: Source, left: Left, row: Row | None, slots: asyncio.Semaphore) -> None:
         async with slots:
@@ -239,7 +232,6 @@ class _Taking:
             self.taken.note(left, row, answer)
             if self._kept and row and answer["fate"] == "rejected":
                 self._kept.give_back(row)
-                self.taken.of_files -= 1
 
     async def _sent(self, source: Source, left: Left, row: Row | None) -> dict[str, Any]:
         """What became of the file. Raises FileGone, TooLarge."""

@@ -5,8 +5,9 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,9 +81,19 @@ async def workshop(
     await store.close()
 
 
-def tables_of(stack: Any, workshop: Workshop, uri: str) -> Tables:
-    settings = LakehouseSettings(catalog_uri=uri, gather_quiet=0.05)  # type: ignore[arg-type]
-    return Tables(settings, Place.on_server(stack.minio, workshop.buckets))
+@pytest.fixture
+def tables_at(stack: Any, workshop: Workshop) -> Iterator[Callable[[str], Tables]]:
+    """Tables by the catalog of a URI, closed after the test."""
+    opened: list[Tables] = []
+
+    def tables(uri: str) -> Tables:
+        settings = LakehouseSettings(catalog_uri=uri, gather_quiet=0.05)  # type: ignore[arg-type]
+        opened.append(Tables(settings, Place.on_server(stack.minio, workshop.buckets)))
+        return opened[-1]
+
+    yield tables
+    for each in opened:
+        each.close()
 
 
 async def put(workshop: Workshop, number: int, folder: Path, *ids: int) -> Stem:
@@ -119,16 +130,16 @@ def ids(tables: Tables) -> list[int]:
 
 
 async def test_two_replicas_bring_each_object_in_once_while_tables_are_kept_in_order(
-    stack: Any, fresh_database: PostgresSettings, workshop: Workshop, tmp_path: Path
+    fresh_database: PostgresSettings, workshop: Workshop, tables_at: Callable[[str], Tables], tmp_path: Path
 ) -> None:
     services: list[BatchService] = []
     for replica in range(2):
         at = replace(workshop, host=f"replica-{replica}")
-        tables = tables_of(stack, workshop, uri_of(fresh_database))
+        tables = tables_at(uri_of(fresh_database))
         services.append(batch_service(build_stage(tables.settings, tables, at), at, stale_after=2.0, renew_every=0.5))
     for service in services:
         await service.start()
-    keeper = tables_of(stack, workshop, uri_of(fresh_database))
+    keeper = tables_at(uri_of(fresh_database))
     for number in range(1, 25):
         await put(workshop, number, tmp_path, number, number + 100)
         if number % 8 == 0:
@@ -147,9 +158,13 @@ async def test_two_replicas_bring_each_object_in_once_while_tables_are_kept_in_o
 
 
 async def test_duckdb_reads_the_tables_files_from_minio(
-    stack: Any, fresh_database: PostgresSettings, workshop: Workshop, tmp_path: Path
+    stack: Any,
+    fresh_database: PostgresSettings,
+    workshop: Workshop,
+    tables_at: Callable[[str], Tables],
+    tmp_path: Path,
 ) -> None:
-    tables = tables_of(stack, workshop, uri_of(fresh_database))
+    tables = tables_at(uri_of(fresh_database))
     service = batch_service(build_stage(tables.settings, tables, workshop), workshop)
     await service.start()
     for number in (1, 2):
@@ -198,7 +213,8 @@ def test_the_catalogs_trouble_is_named_by_what_follows(stack: Any, fresh_prefix:
     owner = uri_of(stack.postgres)
 
     def opened(uri: str) -> None:
-        Tables(LakehouseSettings(catalog_uri=uri), place).check()  # type: ignore[arg-type]
+        with closing(Tables(LakehouseSettings(catalog_uri=uri), place)) as tables:  # type: ignore[arg-type]
+            tables.check()
 
     with pytest.raises(ConfigurationError, match="ACEQUIA_LAKEHOUSE_CATALOG_URI"):
         open_catalog(LakehouseSettings(), place)
@@ -213,8 +229,6 @@ def test_the_catalogs_trouble_is_named_by_what_follows(stack: Any, fresh_prefix:
         prepare_database(owner, owner)
 
 
-# what pyiceberg has opened when it fails is closed by the garbage collector alone
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_of_several_that_make_the_catalogs_tables_at_once_those_that_lose_try_again(
     stack: Any, fresh_prefix: str, fresh_database: PostgresSettings
 ) -> None:

@@ -1,6 +1,6 @@
 """A lake in a folder, datasets of the tests' own, and SILVER objects as plans bring them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,8 +148,10 @@ def open_lake(folder: Path, **settings: Any) -> Lake:
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return open_lake(tmp_path)
+def lake(tmp_path: Path) -> Iterator[Lake]:
+    made = open_lake(tmp_path)
+    yield made
+    made.tables.close()
 
 
 def visits(*ids: int, name: str = "x") -> pl.DataFrame:

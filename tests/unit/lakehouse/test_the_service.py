@@ -51,7 +51,7 @@ async def running(workshop: Workshop, folder: Path, **settings: Any) -> AsyncIte
     app, house = make_app("lakehouse"), House("lakehouse")
     house.add_routes(app)
     own = LakehouseSettings(gather_quiet=0.1, **settings)
-    services = build_lakehouse(workshop, own, Place.in_folder(folder, BUCKETS), stale_after=0.0, poll=0.05)
+    services = [build_lakehouse(workshop, own, Place.in_folder(folder, BUCKETS), stale_after=0.0, poll=0.05)]
     await house.open(app, workshop, services)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://lakehouse", timeout=60) as client:

@@ -25,7 +25,7 @@ PATIENCE = 60
 def build(workshop: Workshop, settings: AcequiaSettings) -> Sequence[Service]:
     place = Place.on_server(load(MinioSettings), settings.buckets)
     stale_after, renew_every = settings.plan_stale_after, settings.plan_renew_every
-    return build_lakehouse(workshop, load(LakehouseSettings), place, stale_after=stale_after, renew_every=renew_every)
+    return [build_lakehouse(workshop, load(LakehouseSettings), place, stale_after=stale_after, renew_every=renew_every)]
 
 
 def prepare() -> int:

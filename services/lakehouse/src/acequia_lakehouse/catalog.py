@@ -16,6 +16,7 @@ from acequia.settings import MinioSettings
 from acequia_lakehouse.files import CA_FILE, TRUSTING
 from acequia_lakehouse.problems import CATALOG, Outdone, no_catalog_told, translated
 from acequia_lakehouse.settings import LakehouseSettings
+from acequia_lakehouse.sql_catalog import ClosingSqlCatalog
 
 INTERNAL = "_internal"
 """Ends the namespace of what readers need not see: tombstones."""
@@ -102,6 +103,8 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
     try:
         with translated(), no_catalog_told():
+            if settings.catalog == "sql":
+                return ClosingSqlCatalog(settings.catalog_name, **properties)
             return load_catalog(settings.catalog_name, **properties)
     except Outdone as outdone:  # another process is making the catalog's tables at this moment
         raise TransientFailure(f"{CATALOG}: {outdone}", dependency="catalog") from outdone

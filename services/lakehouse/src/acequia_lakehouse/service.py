@@ -42,8 +42,6 @@ class AskedToExpire(Asked):
 class Keeper:
     """Keeps the tables in order: on a timer, and when it is asked to. One act at a time; replicas do no harm."""
 
-    name = "lake keeper"
-
     def __init__(self, workshop: Workshop, settings: LakehouseSettings, tables: Tables) -> None:
         self._workshop = workshop
         self._settings = settings
@@ -56,9 +54,9 @@ class Keeper:
         """Raises what keeps the catalog from answering, so that it is told at the start."""
         await asyncio.to_thread(self._tables.check)
         if self._settings.maintain_every:
-            self._life = asyncio.create_task(self._run(), name=self.name)
+            self._life = asyncio.create_task(self._run(), name="lake keeper")
 
-    async def stop(self, grace: float) -> None:
+    async def stop(self) -> None:
         if self._life is not None:
             self._life.cancel()
             await asyncio.gather(self._life, return_exceptions=True)
@@ -159,10 +157,36 @@ class Keeper:
         return router
 
 
-def build_lakehouse(
-    workshop: Workshop, settings: LakehouseSettings, place: Place, **patience: float
-) -> tuple[Service, ...]:
-    """The keeper first: it looks at the catalog before any work is taken. `patience`: BatchRunner's times."""
+class Lakehouse:
+    """The stage and the keeper, over the same tables."""
+
+    name = "lakehouse"
+
+    def __init__(self, keeper: Keeper, batches: Service, tables: Tables) -> None:
+        self._keeper = keeper
+        self._batches = batches
+        self._tables = tables
+        self.routers: Sequence[APIRouter] = (*keeper.routers, *batches.routers)
+
+    async def start(self) -> None:
+        """The keeper first: it looks at the catalog before any work is taken."""
+        await self._keeper.start()
+        await self._batches.start()
+
+    async def stop(self, grace: float) -> None:
+        """Both, then the connections to the catalog: nobody uses them any more."""
+        try:
+            await asyncio.gather(self._keeper.stop(), self._batches.stop(grace))
+        finally:
+            await asyncio.to_thread(self._tables.close)
+
+    async def check(self) -> None:
+        await self._keeper.check()
+        await self._batches.check()
+
+
+def build_lakehouse(workshop: Workshop, settings: LakehouseSettings, place: Place, **patience: float) -> Lakehouse:
+    """`patience`: BatchRunner's times."""
     tables = Tables(settings, place)
     stage = build_stage(settings, tables, workshop)
-    return Keeper(workshop, settings, tables), batch_service(stage, workshop, **patience)
+    return Lakehouse(Keeper(workshop, settings, tables), batch_service(stage, workshop, **patience), tables)

@@ -3,7 +3,8 @@
     <root>/<bucket>/<key>                      a relative symbolic link to the current version
     <root>/.objects/<day>/<id>.<etag><suffix>  the data of a version; it never changes
     <root>/.objects/<day>/<id>.about.json      its key, metadata and content type, beside it
-    <root>/.pending/<day>.<id>                 this version may be garbage: it is being written, or was replaced
+    <root>/.pending/<day>.<id>                 this version may be garbage: it is being written
+    <root>/.pending/<day>.<id>.old             it was replaced or removed; each of the two marks has one writer
     <root>/.lock                               held by the one process that owns the folder
 
 The link is the whole of a publication: data and metadata are on the disk before it is made, so an object is there
@@ -54,7 +55,7 @@ _REMEMBERED_ETAGS = 4096
 _VERSION = re.compile(
     r"\.objects/(?P<day>\d{4}-\d\d-\d\d)/(?P<id>[0-9a-f]{32})\.(?P<etag>[0-9a-f]{32})(?P<suffix>[^/]*)$"
 )
-_MARK = re.compile(r"^(?P<day>\d{4}-\d\d-\d\d)\.(?P<id>[0-9a-f]{32})$")
+_MARK = re.compile(r"^(?P<day>\d{4}-\d\d-\d\d)\.(?P<id>[0-9a-f]{32})(\.old)?$")
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9_-]{1,16}){1,2}$")
 
 _FOR_A_PERSON = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -415,8 +416,7 @@ class _Folder:
         for mark in list(self._pending.iterdir()):
             if (match := _MARK.match(mark.name)) is not None:
                 self._sweep(match["day"], match["id"])
-            else:
-                mark.unlink()  # a link on its way to its place
+            mark.unlink()  # another name is a link's on its way to its place
         _sync_folder(self.root)
 
     def _take(self) -> int:
@@ -458,14 +458,17 @@ class _Folder:
         _sync_folder(self._objects)
         return home
 
-    def mark(self, day: str, id: str) -> None:
-        (self._pending / f"{day}.{id}").touch()
+    def mark(self, day: str, id: str, *, old: bool = False) -> None:
+        self._mark_of(day, id, old).touch()
 
-    def unmark(self, day: str, id: str) -> None:
-        (self._pending / f"{day}.{id}").unlink(missing_ok=True)
+    def unmark(self, day: str, id: str, *, old: bool = False) -> None:
+        self._mark_of(day, id, old).unlink(missing_ok=True)
+
+    def _mark_of(self, day: str, id: str, old: bool) -> Path:
+        return self._pending / (f"{day}.{id}.old" if old else f"{day}.{id}")
 
     def _sweep(self, day: str, id: str) -> None:
-        """Remove a marked version unless it is the current one of its key; then the mark."""
+        """Remove a marked version unless it is the current one of its key."""
         home = self._objects / day
         about = home / f"{id}.about.json"
         try:
@@ -477,14 +480,13 @@ class _Folder:
             with contextlib.suppress(FileNotFoundError), os.scandir(home) as entries:
                 for name in [entry.name for entry in entries if entry.name.startswith(id)]:
                     (home / name).unlink(missing_ok=True)
-        self.unmark(day, id)
 
     def _drop(self, version: _Found) -> None:
         """Remove a marked version that is no longer the current one."""
         version.data.unlink(missing_ok=True)
         if version.id is not None:
             (version.data.parent / f"{version.id}.about.json").unlink(missing_ok=True)
-            self.unmark(version.day, version.id)
+            self.unmark(version.day, version.id, old=True)
 
     def metadata(self, found: _Found) -> Mapping[str, str]:
         """FileNotFoundError where the version was removed meanwhile."""
@@ -592,7 +594,7 @@ class _Folder:
                 return False  # a person's file came between
             return True
         if old is not None and old.id is not None:
-            self.mark(old.day, old.id)
+            self.mark(old.day, old.id, old=True)
         passing = self._pending / f"{version.id}.link"
         passing.symlink_to(target)
         try:
@@ -629,7 +631,7 @@ class _Folder:
             if old is None:
                 return
             if old.id is not None:
-                self.mark(old.day, old.id)
+                self.mark(old.day, old.id, old=True)
             place.path.unlink(missing_ok=True)
             folder = place.path.parent
             while folder.parent != self.root:

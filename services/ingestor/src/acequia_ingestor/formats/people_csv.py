@@ -237,19 +237,17 @@ def _as_utf8(path: Path, encoding: str) -> Iterator[bytes]:
     with path.open("rb") as file:
         pieces = iter(lambda: file.read(BLOCK_BYTES), b"")
         if encoding == "windows-1252":
-            yield from _with_lines(
-                codecs.charmap_decode(piece, "strict", _WINDOWS_1252)[0].encode() for piece in pieces
-            )
+            for piece in pieces:
+                yield codecs.charmap_decode(piece, "strict", _WINDOWS_1252)[0].encode()
         elif encoding == "utf-16":
             decoder = codecs.getincrementaldecoder("utf-16")()
             try:
-                yield from _with_lines(
-                    decoder.decode(piece, final=not piece).encode() for piece in chain(pieces, (b"",))
-                )
+                for piece in chain(pieces, (b"",)):
+                    yield decoder.decode(piece, final=not piece).encode()
             except UnicodeError as error:
                 raise RejectedInput("unreadable", f"the file is no UTF-16 text: {error}") from error
         else:
-            yield from _with_lines(pieces)
+            yield from pieces
 
 
 def _with_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -312,7 +310,7 @@ def _batches(path: Path, encoding: str, header: Header) -> Iterator[_Batch]:
     """The records of the file, of each block of it those that end there."""
     quotes = Quotes(header.separator)
     left: pl.DataFrame | None = None
-    for block in chain(blocks_of(_as_utf8(path, encoding)), (None,)):
+    for block in chain(blocks_of(_with_lines(_as_utf8(path, encoding))), (None,)):
         if block is not None:
             lines = block.lines.with_columns(pl.col("line").str.strip_prefix("\ufeff"))
             if left is not None:

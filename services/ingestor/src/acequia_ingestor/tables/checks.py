@@ -36,9 +36,11 @@ class CheckResult(BaseModel):
     expected: float | int | None = None
 
 
-def severity(dataset: Dataset, check: str) -> OnFailure:
+def severity(dataset: Dataset, check: str, *, full: bool = False) -> OnFailure:
+    """What follows where the check fails. `full`: of a full load."""
     assert dataset.table is not None
-    return dataset.table.severities.get(check, USUAL[check])
+    usual = OnFailure.BLOCK if full and check == "contract" else USUAL[check]
+    return dataset.table.severities.get(check, usual)
 
 
 def failed(results: Sequence[CheckResult], on_failure: OnFailure) -> list[str]:
@@ -114,11 +116,10 @@ def check_load(
                 expected=allowed,
             )
         )
-    usual = OnFailure.BLOCK if asking.since is None else USUAL["contract"]
     results.append(
         CheckResult(
             name="contract",
-            on_failure=table.severities.get("contract", usual),
+            on_failure=severity(dataset, "contract", full=asking.since is None),
             passed=counted.worst <= dataset.max_rejected_share and counted.worst < 1,
             found=round(counted.worst, 6),
             expected=dataset.max_rejected_share,
