@@ -84,6 +84,12 @@ def container_of(documents: Sequence[Document], service: str) -> Document:
     return dict(container)
 
 
+def quantity(text: str) -> int:
+    """Bytes of a memory's or a volume's size."""
+    number, unit = re.fullmatch(r"(\d+)([KMGT]i|)", text).groups()
+    return int(number) * 1024 ** " KMGT".index(unit[:1] or " ")
+
+
 def data_of(documents: Sequence[Document], kind: str) -> dict[str, dict[str, str]]:
     """ConfigMaps or Secrets by name; a Secret that another tool makes is known by its keys."""
     found = {name: dict(document.get("data") or {}) for name, document in named(documents, kind).items()}

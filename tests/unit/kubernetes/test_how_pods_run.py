@@ -5,10 +5,22 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from acequia.app import House, make_app
-from acequia.settings import AcequiaSettings
 from harness.kustomize import Document, pod_specs
-from harness.variables import ROOT, SERVICES
-from unit.kubernetes.reading import ALL, FULL, PORT, TEMP_DIR, USER, all_containers, container_of, containers, of_kind
+from harness.variables import SERVICES
+from unit.kubernetes.reading import (
+    ALL,
+    FULL,
+    PORT,
+    TEMP_DIR,
+    USER,
+    all_containers,
+    container_of,
+    containers,
+    environment,
+    named,
+    of_kind,
+    quantity,
+)
 
 Composed = Callable[[str], list[Document]]
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
@@ -52,6 +64,7 @@ def test_every_container_says_what_it_needs_and_at_most_takes(composed: Composed
         assert resources["requests"].keys() == {"cpu", "memory"}, name
         # of processor time there is no limit: it would slow down work that nobody else has use for
         assert resources["limits"].keys() == {"memory"}, name
+        assert quantity(resources["limits"]["memory"]) >= quantity(resources["requests"]["memory"]), name
         assert container["imagePullPolicy"] == "IfNotPresent", name
 
 
@@ -105,17 +118,18 @@ def test_a_servers_probes_hit_something(composed: Composed, folder: str) -> None
                     assert settings[kind]["port"] in ports
             if "httpGet" in settings:
                 assert settings["httpGet"]["path"] in MINIO_PATHS
-            if settings.get("exec", {}).get("command", [""])[0] == "/usr/local/bin/healthy":
-                assert "/usr/local/bin/healthy" in (ROOT / "deploy/minio/Dockerfile").read_text()
+                wanted = "HTTPS" if "--certs-dir=/certs" in container.get("args", ()) else "HTTP"
+                assert settings["httpGet"].get("scheme", "HTTP") == wanted
 
 
 @pytest.mark.parametrize("folder", ["base", *FULL])
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_stopped_service_may_finish_its_work(composed: Composed, folder: str, service: str) -> None:
-    (pod,) = [pod for workload, pod in pod_specs(composed(folder)) if workload["metadata"]["name"] == service]
+    documents = composed(folder)
+    (pod,) = [pod for workload, pod in pod_specs(documents) if workload["metadata"]["name"] == service]
     (container,) = pod["containers"]
     before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    grace = AcequiaSettings.model_fields["stop_grace"].default
+    grace = float(environment(documents, container)["ACEQUIA_STOP_GRACE"][1])
     assert pod["terminationGracePeriodSeconds"] >= before + grace + AFTER_GRACE
 
 
@@ -129,6 +143,17 @@ def test_large_temporary_files_lie_on_a_disk_and_are_bounded(composed: Composed,
     for path in (TEMP_DIR, "/tmp"):
         there = volumes[mounts[path]]["emptyDir"]
         assert there.keys() == {"sizeLimit"}, path
+
+
+@pytest.mark.parametrize("folder", ["base", *FULL])
+def test_the_largest_sources_that_are_in_work_at_once_fit_into_the_ingestors_room(
+    composed: Composed, folder: str
+) -> None:
+    told = environment(composed(folder), container_of(composed(folder), "ingestor"))
+    at_once, largest = (int(told[name][1]) for name in ("ACEQUIA_CONCURRENCY", "ACEQUIA_INGESTOR_MAX_UPLOAD_BYTES"))
+    volumes = named(composed(folder), "Deployment")["ingestor"]["spec"]["template"]["spec"]["volumes"]
+    (temp,) = [volume["emptyDir"] for volume in volumes if volume["name"] == "temp"]
+    assert at_once * largest < quantity(temp["sizeLimit"]), "their parts lie there too"
 
 
 @pytest.mark.parametrize("folder", ["base", *FULL])

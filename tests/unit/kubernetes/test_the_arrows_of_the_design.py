@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.kustomize import Document
 from harness.variables import SERVICES
-from unit.kubernetes.reading import container_of, environment, labels_of_pods, named, of_kind, selects
+from unit.kubernetes.reading import FULL, container_of, environment, labels_of_pods, named, of_kind, selects
 
 Composed = Callable[[str], list[Document]]
 OUTSIDE = {"app.kubernetes.io/name": "somebody"}
@@ -37,8 +37,12 @@ def _allows(
 def _is_peer(peers: Sequence[Mapping[str, Any]] | None, labels: Mapping[str, str]) -> bool:
     if not peers:
         return True
-    # another namespace's pods are none of ours
-    return any("namespaceSelector" not in peer and selects(peer["podSelector"], labels) for peer in peers)
+    return any(_is_ours(peer) and selects(peer["podSelector"], labels) for peer in peers)
+
+
+def _is_ours(peer: Mapping[str, Any]) -> bool:
+    """Not another namespace's pods, nor an address."""
+    return peer.keys() == {"podSelector"}
 
 
 def _is_port(ports: Sequence[Mapping[str, Any]] | None, port: int) -> bool:
@@ -88,10 +92,7 @@ def test_each_policy_is_about_somebody(composed: Composed) -> None:
         about = [spec["podSelector"]]
         for way, side in (("ingress", "from"), ("egress", "to")):
             about += [
-                peer["podSelector"]
-                for rule in spec.get(way, ())
-                for peer in rule.get(side, ())
-                if "namespaceSelector" not in peer
+                peer["podSelector"] for rule in spec.get(way, ()) for peer in rule.get(side, ()) if _is_ours(peer)
             ]
         for selector in about:
             assert any(selects(selector, labels) for labels in everybody), (policy["metadata"]["name"], selector)
@@ -111,3 +112,19 @@ def test_every_pod_may_ask_for_names(composed: Composed) -> None:
     assert names["spec"]["podSelector"] == {}
     (rule,) = names["spec"]["egress"]
     assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {("UDP", 53), ("TCP", 53)}
+    pods, *addresses = rule["to"]
+    assert pods == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    # NodeLocal DNSCache, Cloud DNS: no pod has these
+    assert {peer["ipBlock"]["cidr"] for peer in addresses} == {"169.254.20.10/32", "169.254.169.254/32"}
+
+
+def test_an_address_outside_is_open_for_names_alone(composed: Composed) -> None:
+    """Cloud DNS's address is that of the instance's metadata as well."""
+    for folder in FULL:
+        for policy in of_kind(composed(folder), "NetworkPolicy"):
+            for rule in (*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())):
+                if any("ipBlock" in peer for peer in (*rule.get("to", ()), *rule.get("from", ()))):
+                    assert {port["port"] for port in rule["ports"]} == {53}, policy["metadata"]["name"]

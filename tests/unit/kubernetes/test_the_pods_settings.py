@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import yaml
 from pydantic import SecretStr
 
+from acequia_auditor.settings import MigrationSettings
+from acequia_lakehouse.settings import OwnerSettings
 from harness.kustomize import Document
 from harness.variables import DECIDED_BY_THE_IMAGE, OF_OWNERS, ROOT, SERVICES, settings_of_service, variables_of_service
 from unit.kubernetes.reading import ALL, FULL, all_containers, container_of, data_of, environment, named, of_kind
@@ -21,6 +23,8 @@ ADDRESSES = {
     "ACEQUIA_INGESTOR_LAKEHOUSE_URL",
 }  # fmt: skip
 """What a cluster decides: not the default, but what compose says."""
+FOR_A_POD = {"ACEQUIA_INGESTOR_MAX_UPLOAD_BYTES": "the sources in work at once have to fit into the pod's `temp`"}
+"""What differs from the default, and from compose, and why."""
 SECRETS = {
     "MINIO_ACCESS_KEY": "acequia-minio",
     "MINIO_SECRET_KEY": "acequia-minio",
@@ -34,6 +38,15 @@ SECRETS = {
     "ACEQUIA_LAKEHOUSE_OWNER_URI": "acequia-lakehouse-owner",
     "ACEQUIA_SOURCE_POSTGRES_DSN": "acequia-sources",
 }
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, told: Mapping[str, tuple[str, str]]) -> None:
+    """A container's environment as this process's: of the settings, nothing else is there."""
+    for name in list(os.environ):
+        if name.startswith(("ACEQUIA_", "MINIO_", "RABBITMQ_", "PG_")):
+            monkeypatch.delenv(name)
+    for name, (_, value) in told.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("folder", ALL)
@@ -62,11 +75,7 @@ def test_what_a_pod_is_told_is_the_default_or_what_compose_says(
     composed: Composed, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = environment(composed("base"), container_of(composed("base"), service))
-    for name in list(os.environ):
-        if name.startswith(("ACEQUIA_", "MINIO_", "RABBITMQ_", "PG_")):
-            monkeypatch.delenv(name)
-    for name, (_, value) in told.items():
-        monkeypatch.setenv(name, value)
+    tell(monkeypatch, told)
     in_compose = COMPOSE[service]["environment"]
     for settings in settings_of_service(service):
         prefix = settings.model_config["env_prefix"]
@@ -77,12 +86,41 @@ def test_what_a_pod_is_told_is_the_default_or_what_compose_says(
             name = f"{prefix}{field}".upper()
             if name not in told or name in SECRETS:
                 continue
+            default = info.get_default(call_default_factory=True)
+            given = getattr(loaded, field)
+            given = given.get_secret_value() if isinstance(given, SecretStr) else given
             if name in ADDRESSES:
                 assert told[name][1] == in_compose[name]
+            elif name in FOR_A_POD:
+                assert given != default, f"{name} is the default again: FOR_A_POD has no use for it"
             else:
-                given = getattr(loaded, field)
-                given = given.get_secret_value() if isinstance(given, SecretStr) else given
-                assert given == info.get_default(call_default_factory=True), name
+                assert given == default, name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("folder", FULL)
+def test_a_service_takes_every_value_that_an_overlay_tells_it(
+    composed: Composed, folder: str, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(monkeypatch, environment(composed(folder), container_of(composed(folder), service)))
+    for settings in settings_of_service(service):
+        if settings not in (MigrationSettings, OwnerSettings):
+            settings()
+    pod = named(composed(folder), "Deployment")[service]["spec"]["template"]["spec"]
+    for first in pod.get("initContainers", ()):
+        tell(monkeypatch, environment(composed(folder), first))
+        {"auditor": MigrationSettings, "lakehouse": OwnerSettings}[service]()
+
+
+@pytest.mark.parametrize("folder", ["base", *FULL])
+def test_two_services_are_told_the_same_of_a_setting_that_both_know(composed: Composed, folder: str) -> None:
+    values: dict[str, set[str]] = {}
+    for _, container in all_containers(composed(folder)):
+        for name, (source, value) in environment(composed(folder), container).items():
+            if source.startswith("ConfigMap/acequia-"):
+                values.setdefault(name, set()).add(value)
+    assert "ACEQUIA_INGESTOR_ROWS_PER_PART" in values, "which stands in two files"
+    assert {name: said for name, said in values.items() if len(said) > 1} == {}
 
 
 @pytest.mark.parametrize("folder", ["base", *FULL])
