@@ -23,8 +23,8 @@ ADDRESSES = {
     "ACEQUIA_INGESTOR_LAKEHOUSE_URL",
 }  # fmt: skip
 """What a cluster decides: not the default, but what compose says."""
-FOR_A_POD = {"ACEQUIA_INGESTOR_MAX_UPLOAD_BYTES": "the sources in work at once have to fit into the pod's `temp`"}
-"""What differs from the default, and from compose, and why."""
+FOR_A_POD = {"ACEQUIA_INGESTOR_MAX_UPLOAD_BYTES", "ACEQUIA_INGESTOR_MAX_UNPACKED_BYTES"}
+"""What differs from the default, and from compose: the sources in work at once have to fit into the pod's `temp`."""
 SECRETS = {
     "MINIO_ACCESS_KEY": "acequia-minio",
     "MINIO_SECRET_KEY": "acequia-minio",
