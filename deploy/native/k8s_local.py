@@ -4,8 +4,9 @@
 k8s_local.py                    secrets, images, and the images into the cluster
 k8s_local.py secrets [FOLDER]   only the secrets, where there are none yet; those that are there are never touched
 
-How images get into a cluster: K8S_LOAD is a command that the images' names are appended to; without it the current
-context of kubectl tells: kind, minikube, k3d and Docker Desktop are known.
+How images get into a cluster: K8S_LOAD is a command that the images' names are appended to (`true`: nowhere); without
+it the current context of kubectl tells: kind, minikube, k3d and Docker Desktop are known. K8S_TAG: the images' tag, for
+an overlay of one's own.
 """
 
 import os
@@ -18,10 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = ROOT / "deploy/k8s/overlays/local"
-TAG = "k8s"
+TAG = os.environ.get("K8S_TAG") or "k8s"
 SERVICES = ("ingestor", "transformer", "trainer", "evaluator", "lakehouse", "auditor", "reconciler", "cli")
 SERVERS = ("rabbitmq:4-management", "postgres:17-trixie")
-"""The cluster pulls them by itself, unless the engine has them."""
+"""The cluster pulls them by itself; one that can't gets those that the engine has by K8S_LOAD."""
 MINIO = f"acequia-minio:{TAG}"
 
 
@@ -35,8 +36,12 @@ def main(argv: Sequence[str]) -> int:
             case []:
                 write_secrets(OVERLAY / "secrets")
                 load = loader()  # before the images, which take minutes
-                load_images(load, [*build_images(), *(image for image in SERVERS if _there(image))])
+                images = list(build_images())
+                if "K8S_LOAD" in os.environ:
+                    images += filter(_there, SERVERS)
+                load_images(load, images)
                 say("now: kubectl apply -k deploy/k8s/overlays/local")
+                say("pods that run keep the image they have: kubectl -n acequia rollout restart deployment")
             case ["secrets", *folder] if len(folder) <= 1:
                 write_secrets(Path(folder[0]) if folder else OVERLAY / "secrets")
             case _:
@@ -115,7 +120,7 @@ def loader() -> Sequence[str]:
         return shlex.split(command)
     try:
         context = _run("kubectl", "config", "current-context").strip()
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
         raise Failed("kubectl has no current context: which cluster is meant?") from error
     kind, _, name = context.partition("-")
     match kind:
@@ -144,12 +149,16 @@ def say(text: str) -> None:
 
 
 def _there(image: str) -> bool:
-    return subprocess.run(["docker", "image", "inspect", image], check=False, capture_output=True).returncode == 0
+    done = subprocess.run(["docker", "image", "inspect", image], check=False, capture_output=True)
+    return done.returncode == 0
 
 
 def _run(*command: str) -> str:
     """What it prints on standard output."""
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    try:
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    except OSError as error:
+        raise Failed(f"{command[0]} can't be run, and is needed here: {error.strerror}") from error
 
 
 if __name__ == "__main__":
