@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg import exceptions as pg
 from asyncpg.pool import PoolConnectionProxy
 
-from acequia.adapters.tls import trusting
+from acequia.adapters.tls import trusting, untrusted
 from acequia.errors import ConfigurationError, RejectedInput, TransientFailure
 from acequia.settings import PostgresSettings, SslMode
 
@@ -125,7 +125,11 @@ def translate(error: Exception, at: Address) -> Exception:
         case pg.ClientConfigurationError():
             said = ConfigurationError(f"PostgreSQL settings: {error}")
         case _ if isinstance(error, _AWAY):
-            said = TransientFailure(f"PostgreSQL is away ({at}): {error!r}", dependency="postgresql", away=True)
+            said = TransientFailure(
+                f"PostgreSQL is away ({at}): {error!r}{untrusted(error, 'PG_CA_FILE')}",
+                dependency="postgresql",
+                away=True,
+            )
         case pg.UniqueViolationError():  # another writer was faster: what it wrote is known at the next attempt
             said = TransientFailure(f"PostgreSQL: {error!r}", dependency="postgresql")
         case _ if isinstance(error, _UNSTORABLE):

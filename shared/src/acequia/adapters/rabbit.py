@@ -31,7 +31,7 @@ from aio_pika.exceptions import (
 )
 from yarl import URL
 
-from acequia.adapters.tls import trusting
+from acequia.adapters.tls import trusting, untrusted
 from acequia.errors import AcequiaError, ConfigurationError, QueueFull, TransientFailure
 from acequia.ports import Ack, Dead, Delivery, HandBack, Handler, Message, Retry, Settlement
 from acequia.settings import RabbitSettings
@@ -312,7 +312,7 @@ class RabbitBus:
             case TimeoutError():
                 result = _away(f"{self.server} does not answer")
             case _:
-                result = _away(f"{self.server} cannot be reached: {error!r}")
+                result = _away(f"{self.server} cannot be reached: {error!r}{untrusted(error, 'RABBITMQ_CA_FILE')}")
         return result
 
     @property

@@ -14,3 +14,13 @@ def trusting(ca_file: str, setting: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
         raise ConfigurationError(f"{setting}={ca_file}: no CA certificates in PEM can be read there: {error}") from None
+
+
+def untrusted(error: BaseException, setting: str) -> str:
+    """What to add to a message where a server's certificate was not trusted, which time alone does not heal."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"; {setting} names the CAs that are trusted"
+        found = found.__cause__ or found.__context__
+    return ""
