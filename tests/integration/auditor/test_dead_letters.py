@@ -7,7 +7,7 @@ import pytest
 from acequia.events import IngestionCommand, ObjectCreated, SourceRequest, to_notification
 from acequia.layers import Buckets, Layer, command_key, dead_key, landing_done_id, stage_key
 from acequia.ports import Ack, Delivery, HandBack, Message
-from acequia.runner import foreign_stem
+from acequia.runner import Meters, foreign_stem
 from acequia.topology import dead_queue
 from acequia_auditor.database import open_database
 from acequia_auditor.dead_letters import DeadLetterWriter
@@ -49,6 +49,14 @@ async def shown(client, letter):
 
 async def ledger(store, prefix="dead/"):
     return [info.key async for info in store.list_objects(Layer.LEDGER, prefix)]
+
+
+def test_each_stage_that_can_have_dead_letters_is_counted_from_nought_on(database, store):
+    """So that an alert sees the first one as a rise."""
+    meters = Meters()
+    DeadLetterWriter(database, store, buckets=BUCKETS, meters=meters)
+    for stage in ("ingestor", "transformer", "trainer", "evaluator", "lakehouse", "auditor"):
+        assert meters.registry.get_sample_value("acequia_dead_letters_total", {"stage": stage}) == 0, stage
 
 
 async def test_a_dead_notification_lies_in_the_ledger_and_in_the_table_and_fails_its_run(

@@ -54,6 +54,8 @@ from acequia_auditor.write import clean, insert_records, store_records
 log = logging.getLogger(__name__)
 
 Publish = Callable[[AuditRecord], Awaitable[None]]
+STAGES = (*(reader.stage for reader in READERS), "auditor")
+"""Whose messages can die."""
 TEXT_LIMIT = 100_000
 """Characters of a reason or traceback that are kept."""
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -137,8 +139,8 @@ class DeadLetterWriter:
         meters: Meters | None = None,
     ) -> None:
         self._meters = meters or Meters()
-        for reader in READERS:  # a first one is seen as a rise only where there was a nought before
-            self._meters.dead.labels(reader.stage)
+        for stage in STAGES:  # a first one is seen as a rise only where there was a nought before
+            self._meters.dead.labels(stage)
         self._database = database
         self._store = store
         self._publish = publish
@@ -363,8 +365,7 @@ def _of_plan(stage: str, plan: Mapping[str, Any]) -> _Subject:
 
 def _stage(queue: str, message: Message) -> str:
     """The stage whose message died: the queue's, for a header can be missing or wrong."""
-    stages = (*(reader.stage for reader in READERS), "auditor")
-    by_queue = next((s for s in stages if dead_queue(s) == queue), None)
+    by_queue = next((s for s in STAGES if dead_queue(s) == queue), None)
     return by_queue or message.headers.get("acequia-stage") or queue
 
 
