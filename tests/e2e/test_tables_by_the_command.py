@@ -58,9 +58,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
 
 def test_local_loads_what_changed_and_a_query_sees_it(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    # what is meant for a server elsewhere says nothing to the installation's own
+    elsewhere = {"PG_HOST": "db.example.org", "PG_CA_FILE": "/nowhere/ca.crt", "PG_SSLMODE": "verify-full"}
 
     def acequia(*arguments: str) -> tuple[int, Any]:
-        done = CliRunner().invoke(app, arguments, env={"ACEQUIA_SOURCE_POSTGRES_DSN": source.dsn})
+        done = CliRunner().invoke(app, arguments, env={"ACEQUIA_SOURCE_POSTGRES_DSN": source.dsn, **elsewhere})
         assert done.stdout, done.stderr
         return done.exit_code, json.loads(done.stdout)
 

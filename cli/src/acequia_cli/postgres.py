@@ -69,7 +69,13 @@ class EmbeddedPostgres:
         self._wait(lambda: self._state() == "ready", START_SECONDS, "does not come up")
         lines = self._lines()
         return PostgresSettings(
-            host=lines[4], port=int(lines[3]), user="postgres", password=SecretStr(""), database="postgres"
+            host=lines[4],
+            port=int(lines[3]),
+            user="postgres",
+            password=SecretStr(""),
+            database="postgres",
+            sslmode="disable",  # a socket of this machine: what the environment says is meant for a server
+            ca_file="",
         )
 
     def stop(self) -> None:
