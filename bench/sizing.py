@@ -127,6 +127,8 @@ class Ear:
 
 async def measure(loads: Sequence[Load], rounds: int, say: Any) -> list[tuple[Load, Measured]]:
     """Each stage under each load, alone; `rounds` times."""
+    if "STACK_DIR" not in os.environ:
+        raise SystemExit("the sizing empties queues: run it by `make bench`, on servers of its own")
     found = []
     connection = await aio_pika.connect(os.environ["RABBITMQ_URL"])
     async with connection:
@@ -215,7 +217,7 @@ async def _auditor(channel: AbstractChannel, prefix: str, folder: Path) -> Measu
             await channel.default_exchange.publish(message, queue.name)
         async with asyncio.timeout(300):
             while await connection.fetchval(count) < before + len(waiting):  # noqa: ASYNC110 - another process adds them
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
         seconds, used = time.perf_counter() - began, processor.used()
         await asyncio.to_thread(fleet.stop, "auditor")
     finally:
@@ -231,7 +233,13 @@ def fleet_of(prefix: str, logs: Path, names: Sequence[str]) -> Fleet:
         for key, value in os.environ.items()
         if key.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_LAKEHOUSE_"))
     }
-    own = {"ACEQUIA_BUCKET_PREFIX": prefix, "ACEQUIA_TRAINER_WINDOW_OBJECTS": "0", "ACEQUIA_LOG_LEVEL": "WARNING"}
+    own = {
+        "ACEQUIA_BUCKET_PREFIX": prefix,
+        "ACEQUIA_TRAINER_WINDOW_OBJECTS": "0",
+        "ACEQUIA_LOG_LEVEL": "WARNING",
+        # the auditor is to store what waits in its queue, not what it finds in the store at its start
+        "ACEQUIA_AUDITOR_CATCH_UP_WINDOW": "1",
+    }
     fleet = Fleet({**given, **own}, logs, names)
     for name in ("ACEQUIA_PLAN_STALE_AFTER", "ACEQUIA_PLAN_RENEW_EVERY", "ACEQUIA_RETRY_DELAYS"):
         fleet.env.pop(name, None)
