@@ -162,7 +162,10 @@ def make_certificates(folder: Path) -> None:
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         command += ["-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate), *signer]
         command += [word for extension in said for word in ("-addext", extension)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+        except OSError as error:
+            raise StackFailed(f"openssl can't be run: {error.strerror}") from error
         if done.returncode != 0:
             raise StackFailed(f"openssl made no certificate: {done.stderr.strip()[-500:]}")
 

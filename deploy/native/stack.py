@@ -242,13 +242,13 @@ def bring_up(
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)  # PostgreSQL's user has to reach its own folder; state and settings are 0600
     stack = Stack(folder, free_ports(), {name: new_password() for name in NAMES}, owner=owner, tls=tls)
-    if tls:
-        make_certificates(folder / "tls")
-    if minio is not None:
-        stack.minio = minio(stack)
-    _save(stack)
-    say("starting RabbitMQ, MinIO and PostgreSQL")
     try:
+        if tls:
+            make_certificates(folder / "tls")
+        if minio is not None:
+            stack.minio = minio(stack)
+        _save(stack)
+        say("starting RabbitMQ, MinIO and PostgreSQL")
         with ThreadPoolExecutor(1) as pool:
             database = pool.submit(start_server, stack, parts, "postgresql")
             try:
