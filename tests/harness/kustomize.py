@@ -233,7 +233,6 @@ def _merge(base: Any, change: Any, keyed: bool, document: Document) -> Any:
         raise NotKnown(f"$patch: {change['$patch']}")
     merged = dict(base)
     for key, value in change.items():
-        names = _merge_keys(key, document) if keyed and isinstance(base.get(key), list) else ()
         if value is None:
             merged.pop(key, None)
         elif (

@@ -110,6 +110,7 @@ class Ended:
     """A container's end."""
 
     pod: str
+    uid: str
     service: str
     container: str
     code: int
@@ -165,20 +166,30 @@ class Watch:
     def is_ready(self, name: str) -> bool:
         return any(pod["metadata"]["name"] == name and _is_ready(pod) for pod in self.pods())
 
+    def uids(self, name: str) -> set[str]:
+        """Of the pods of this name, one that is about to go too."""
+        with self._lock:
+            return {uid for uid, pod in self._pods.items() if pod["metadata"]["name"] == name}
+
     def is_there(self, name: str) -> bool:
         return any(pod["metadata"]["name"] == name for pod in self.pods())
 
     def _live(self) -> None:
         command = ["kubectl", "--namespace", self.cluster.namespace, "get", "pods", "-o", "json"]
-        while not self._closed:
+        while not self._closed:  # the server ends a watch by itself, now and then
+            with suppress(Failed, subprocess.TimeoutExpired, ValueError):
+                listed = {pod["metadata"]["uid"]: pod for pod in self.cluster.items("pods")}
+                with self._lock:
+                    self._pods = listed
             with subprocess.Popen(
                 [*command, "--watch", "--output-watch-events"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             ) as self._process:
                 if self._closed:
                     self._process.kill()
-                with self._lock:
-                    self._pods.clear()
                 for event in _documents(self._process):
+                    if event["type"] == "ERROR":
+                        self._process.kill()
+                        break
                     with suppress(KeyError):  # a pod that the kubelet has not seen yet
                         self._take(event)
             time.sleep(0.5)
@@ -204,6 +215,7 @@ class Watch:
                     self._seen.add(name)
                     yield Ended(
                         metadata["name"],
+                        metadata["uid"],
                         metadata["labels"].get(NAME, ""),
                         container["name"],
                         end["exitCode"],

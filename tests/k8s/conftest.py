@@ -7,7 +7,7 @@ gone afterwards (ACEQUIA_K8S_KEEP=1: it stays). What fails prints the pods' even
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,26 +36,31 @@ def say(line: str) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """The local overlay, up."""
     from k8s.cluster import run, why_not
-    from k8s.place import Place
+    from k8s.place import Place, alone
 
     if (reason := why_not()) is not None:
         pytest.fail(f"ACEQUIA_REQUIRE_K8S=1, but {reason}", pytrace=False)
-    context = run("kubectl", "config", "current-context").strip()
-    say(f"seed {SEED}, context {context}, the {'short' if SHORT else 'long'} form")
-    place = Place(SEED, say)
-    TOLD.append(f"seed                {SEED}")
-    try:
-        place.bring_up(tmp_path_factory.mktemp("k8s"))
-        yield place
-    except BaseException:
-        with suppress(Exception):
-            sys.stderr.write(place.cluster.report())
-        raise
-    finally:
-        TOLD.extend(place.told)
-        place.close()
-        if not KEEP and hasattr(place, "watch"):
-            place.take_down()
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone())
+        except BlockingIOError:
+            pytest.fail("another `make k8s-test` is at work on this machine: wait for its end", pytrace=False)
+        context = run("kubectl", "config", "current-context").strip()
+        say(f"seed {SEED}, context {context}, the {'short' if SHORT else 'long'} form")
+        place = Place(SEED, say)
+        TOLD.append(f"seed                {SEED}")
+        try:
+            place.bring_up(tmp_path_factory.mktemp("k8s"))
+            yield place
+        except BaseException:
+            with suppress(Exception):
+                sys.stderr.write(place.cluster.report())
+            raise
+        finally:
+            TOLD.extend(place.told)
+            place.close()
+            if not KEEP and place.made:
+                place.take_down()
 
 
 @pytest.hookimpl(hookwrapper=True)

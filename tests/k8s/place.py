@@ -1,6 +1,7 @@
 """The local overlay in a cluster, from nothing: users who bring things, and whether all of it came through."""
 
 import asyncio
+import fcntl
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from k8s.cluster import Cluster, Document, Ended, Failed, Forward, Watch, run, u
 sys.path.append(str(ROOT / "deploy/native"))  # the scripts there import each other by name
 
 import k8s_local
+import parts
 
 NAMESPACE = "acequia"
 OVERLAY = "deploy/k8s/overlays/local"
@@ -33,8 +35,11 @@ MADE_BY = "acequia-k8s-test"
 """Label of a namespace that these tests may take down."""
 UP_SECONDS = 900.0
 SETTLE_SECONDS = 420.0
+COUNTED_EVERY = 6.0
 ACEQUIA = shutil.which("acequia", path=str(Path(sys.executable).parent)) or "acequia"
-LIST_QUEUES = "PATH=/usr/lib/rabbitmq/bin:/opt/rabbitmq/sbin:$PATH; exec rabbitmqctl -q list_queues --formatter json"
+LIST_QUEUES = (
+    "PATH=/usr/lib/rabbitmq/bin:/opt/rabbitmq/sbin:$PATH; exec rabbitmqctl -q --timeout 20 list_queues --formatter json"
+)
 
 
 class Users:
@@ -96,7 +101,9 @@ class Place:
     told: list[str] = field(default_factory=list)
     answers: Counter[int] = field(default_factory=Counter)
     forced: set[str] = field(default_factory=set)
-    """Pods that may end as they like: they were killed."""
+    """Uids of pods that may end as they like: they were hurried."""
+    made: bool = False
+    """Whether there is something to take down."""
     _looked_at: int = 0
 
     # its life
@@ -110,8 +117,10 @@ class Place:
         self.told.append(f"images              {time.monotonic() - began:.0f} s to build and to load")
         began = time.monotonic()
         self.say("applying the local overlay, from nothing")
-        run("kubectl", "apply", "-k", str(ROOT / OVERLAY))
+        run("kubectl", "apply", "-f", str(ROOT / OVERLAY / "namespace.yaml"))
         run("kubectl", "label", "namespace", NAMESPACE, f"{MADE_BY}=yes")
+        self.made = True
+        run("kubectl", "apply", "-k", str(ROOT / OVERLAY))
         self.watch = Watch(self.cluster)
         self.watch.start()
         self.wait_ready(UP_SECONDS)
@@ -277,16 +286,16 @@ class Place:
 
     # faults
 
-    def kill(self, pod: str) -> None:
-        """Without a word."""
-        self.forced.add(pod)
-        self.cluster("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+    def hurry(self, pod: str) -> None:
+        """SIGTERM, and a second. What it then still has in hand is lost with it."""
+        self.forced |= self.watch.uids(pod)
+        self.cluster("delete", "pod", pod, "--grace-period=1", "--wait=false", "--ignore-not-found")
 
     def stop(self, pod: str) -> None:
         """As Kubernetes stops a pod: SIGTERM, and its time."""
         if not self.watch.is_ready(pod):  # before its first line runs, SIGTERM may not reach it
-            self.forced.add(pod)
-        self.cluster("delete", "pod", pod, "--wait=false")
+            self.forced |= self.watch.uids(pod)
+        self.cluster("delete", "pod", pod, "--wait=false", "--ignore-not-found")
 
     # the accounting
 
@@ -329,7 +338,7 @@ class Place:
                 try:
                     observed = await reader.observe()
                     findings = compare(self.sources, observed, self.prefix)
-                    held = {} if findings.lost else await asyncio.to_thread(self.queues)
+                    held = {} if findings.lost else await self._held()
                 except Exception as error:  # a way was cut by a pod that went: another one is found
                     if time.monotonic() > end:
                         raise
@@ -343,6 +352,14 @@ class Place:
                 if time.monotonic() > end:
                     return observed, findings, held
                 await asyncio.sleep(3)
+
+    async def _held(self) -> dict[str, int]:
+        """Queues with messages. The broker counts every five seconds, and from nought when it has just come up."""
+        held = await asyncio.to_thread(self.queues)
+        if not held:
+            await asyncio.sleep(COUNTED_EVERY)
+            held = await asyncio.to_thread(self.queues)
+        return held
 
     def _prove(self) -> None:
         """`acequia verify --settled`, `acequia audit verify`: zero orphans, and the audit knows all of it."""
@@ -359,7 +376,7 @@ class Place:
         return [f"{ended}{'' if ended.deleted else ', by itself'}" for ended in new if self._is_bad(ended)]
 
     def _is_bad(self, ended: Ended) -> bool:
-        if ended.pod in self.forced or ended.first or ended.service not in (*SERVICES, *SERVERS):
+        if ended.uid in self.forced or ended.first or ended.service not in (*SERVICES, *SERVERS):
             return False
         if ended.service in SERVERS:
             return not ended.deleted
@@ -367,6 +384,16 @@ class Place:
 
     def _shown(self, failures: Sequence[str]) -> str:
         return "\n".join([f"{len(failures)} failures (seed {self.seed})", *failures[:50]])
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Nobody else on this machine takes the namespace down. BlockingIOError where somebody is at it."""
+    lock = parts.cache_folder() / "k8s-test.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def next_images(tag: str, services: Sequence[str]) -> Mapping[str, str]:
