@@ -1,5 +1,6 @@
 """The restricted standard, probes that hit something, a stop that has its time, room for temporary files."""
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from unit.kubernetes.reading import (
     all_containers,
     container_of,
     containers,
+    data_of,
     environment,
     named,
     of_kind,
@@ -118,8 +120,27 @@ def test_a_servers_probes_hit_something(composed: Composed, folder: str) -> None
                     assert settings[kind]["port"] in ports
             if "httpGet" in settings:
                 assert settings["httpGet"]["path"] in MINIO_PATHS
-                wanted = "HTTPS" if "--certs-dir=/certs" in container.get("args", ()) else "HTTP"
-                assert settings["httpGet"].get("scheme", "HTTP") == wanted
+                secure = data_of(composed(folder), "ConfigMap")["acequia-common"]["MINIO_SECURE"] == "true"
+                assert settings["httpGet"].get("scheme", "HTTP") == ("HTTPS" if secure else "HTTP")
+
+
+def test_a_distributed_minio_has_started_once_it_can_write(composed: Composed) -> None:
+    """Its other two answer 200 with no store behind them."""
+    documents = composed("overlays/production")
+    assert container_of(documents, "minio")["startupProbe"]["httpGet"]["path"] == "/minio/health/cluster"
+    # none of them can be there before the others are
+    assert named(documents, "StatefulSet")["minio"]["spec"]["podManagementPolicy"] == "Parallel"
+    assert named(documents, "Service")["minio-peers"]["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_the_broker_holds_publishers_back_before_its_memory_or_its_disk_is_full(composed: Composed) -> None:
+    documents = composed("overlays/local")
+    text = data_of(documents, "ConfigMap")["rabbitmq"]["rabbitmq.conf"]
+    (memory,) = re.findall(r"(?m)^vm_memory_high_watermark\.absolute = (\d+)MiB$", text)
+    (disk,) = re.findall(r"(?m)^disk_free_limit\.absolute = (\d+)MB$", text)
+    assert int(memory) * 2**20 <= 0.6 * quantity(container_of(documents, "rabbitmq")["resources"]["limits"]["memory"])
+    (claim,) = named(documents, "StatefulSet")["rabbitmq"]["spec"]["volumeClaimTemplates"]
+    assert int(disk) * 10**6 < quantity(claim["spec"]["resources"]["requests"]["storage"])
 
 
 @pytest.mark.parametrize("folder", ["base", *FULL])

@@ -4,12 +4,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from harness.kustomize import Document
-from harness.variables import SERVICES
-from unit.kubernetes.reading import FULL, container_of, environment, labels_of_pods, named, of_kind, selects
+from harness.variables import ROOT, SERVICES
+from unit.kubernetes.reading import FULL, PORT, container_of, environment, labels_of_pods, named, of_kind, selects
 
 Composed = Callable[[str], list[Document]]
 OUTSIDE = {"app.kubernetes.io/name": "somebody"}
+OF_OTHERS = {
+    "kube-system": {"k8s-app": "kube-dns"},
+    "keda": {"app": "keda-operator"},
+    "cnpg-system": {"app.kubernetes.io/name": "cloudnative-pg"},
+    "monitoring": {"app.kubernetes.io/name": "prometheus"},
+}
+"""Labels of the pods by whom we are asked, or who are asked, in namespaces that are not ours."""
 SERVER_OF_A_NAME = re.compile(r"(?:^|//|@)([a-z]+):(\d+)")
 
 
@@ -75,6 +84,50 @@ def test_each_pod_reaches_what_its_settings_name_and_nobody_reaches_anything_els
     assert {(s, t, port) for s, t, port in pairs if _allows(policies, "Ingress", pods[t], pods[s], port)} == wanted
 
 
+def test_in_production_each_arrow_is_open_by_tls(composed: Composed) -> None:
+    documents = composed("overlays/production")
+    policies, pods = of_kind(documents, "NetworkPolicy"), labels_of_pods(documents)
+    pods["rabbitmq"] = {"app.kubernetes.io/name": "rabbitmq", "app.kubernetes.io/component": "rabbitmq"}
+    pods["postgres"] = {"cnpg.io/cluster": "postgres"}
+    ports = {"minio": 9000, "rabbitmq": 5671, "postgres": 5432}
+    wanted = {(name, server) for name in SERVICES for server in ("minio", "rabbitmq")}
+    wanted |= {("auditor", "postgres"), ("lakehouse", "postgres"), ("minio", "rabbitmq")}
+    wanted |= {("minio", "minio"), ("postgres", "postgres")}
+    assert {(s, t) for s in pods for t, port in ports.items() if reaches(policies, pods[s], pods[t], port)} == wanted
+    assert all(reaches(policies, pods["rabbitmq"], pods["rabbitmq"], port) for port in (4369, 25672))
+
+
+@pytest.mark.parametrize("folder", FULL)
+def test_another_namespaces_pods_are_called_as_those_who_install_them_call_them(
+    composed: Composed, folder: str
+) -> None:
+    """Each namespace is one that the production page names, but for that of the cluster's own DNS."""
+    met = set()
+    for policy in of_kind(composed(folder), "NetworkPolicy"):
+        for rule in (*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())):
+            for peer in (*rule.get("to", ()), *rule.get("from", ())):
+                if "namespaceSelector" in peer:
+                    ((key, namespace),) = peer["namespaceSelector"]["matchLabels"].items()
+                    assert key == "kubernetes.io/metadata.name"
+                    assert peer["podSelector"]["matchLabels"] == OF_OTHERS[namespace], policy["metadata"]["name"]
+                    met.add(namespace)
+    assert {"kube-system", "keda", "monitoring"} <= met
+    page = (ROOT / "deploy/k8s/overlays/production/README.md").read_text()
+    for namespace in met - {"kube-system"}:
+        assert re.search(rf"(?m)^\|.* in `{namespace}`", page), namespace
+
+
+@pytest.mark.parametrize("folder", ["with-network-policy", *FULL])
+def test_prometheus_is_let_in_to_each_service_and_to_nobody_else_there(composed: Composed, folder: str) -> None:
+    documents = composed(folder)
+    lets_in = named(documents, "NetworkPolicy")["prometheus"]["spec"]
+    assert lets_in["policyTypes"] == ["Ingress"]
+    met = {name for name, labels in labels_of_pods(documents).items() if selects(lets_in["podSelector"], labels)}
+    assert met == set(SERVICES)
+    (rule,) = lets_in["ingress"]
+    assert rule["ports"] == [{"port": PORT}]
+
+
 def test_who_is_not_of_acequia_reaches_nothing_and_nobody_reaches_him(composed: Composed) -> None:
     documents = composed("overlays/local")
     policies = of_kind(documents, "NetworkPolicy")
@@ -113,10 +166,7 @@ def test_every_pod_may_ask_for_names(composed: Composed) -> None:
     (rule,) = names["spec"]["egress"]
     assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {("UDP", 53), ("TCP", 53)}
     pods, *addresses = rule["to"]
-    assert pods == {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-    }
+    assert pods.keys() == {"namespaceSelector", "podSelector"}
     # NodeLocal DNSCache, Cloud DNS: no pod has these
     assert {peer["ipBlock"]["cidr"] for peer in addresses} == {"169.254.20.10/32", "169.254.169.254/32"}
 

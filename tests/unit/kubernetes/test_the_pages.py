@@ -1,15 +1,17 @@
 """deploy/k8s/README.md says what is there, and its example is one that can be applied."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
-from harness.kustomize import compose
+from harness.kustomize import Document, compose
 from harness.variables import ROOT, SERVICES
 
 from .reading import container_of, data_of, environment, named
 
+SERVERS = ("minio", "rabbitmq", "postgres")
 PAGE = (ROOT / "deploy/k8s/README.md").read_text()
 
 
@@ -50,6 +52,14 @@ def test_the_example_of_an_overlay_changes_what_it_says(manifests: Path) -> None
         data_of(documents, "ConfigMap")["acequia-common"]
         == data_of(compose(manifests / "base"), "ConfigMap")["acequia-common"]
     )
+
+
+def test_its_table_of_requests_and_limits_is_what_is_asked_for(composed: Callable[[str], list[Document]]) -> None:
+    rows = re.findall(r"(?m)^\| ([a-z]+) \|.*\| (\w+), (\w+) \| (\w+) \|$", PAGE)
+    assert sorted(name for name, *_ in rows) == sorted([*SERVICES, *SERVERS])
+    for name, processor, memory, limit in rows:
+        resources = container_of(composed("overlays/local" if name in SERVERS else "base"), name)["resources"]
+        assert resources == {"requests": {"cpu": processor, "memory": memory}, "limits": {"memory": limit}}, name
 
 
 def test_each_secret_of_base_is_explained() -> None:

@@ -193,6 +193,17 @@ def test_compose_and_kubernetes_tell_minio_the_same_targets(composed: Composed) 
             assert source.startswith("Secret/"), name
 
 
+def test_the_database_that_is_made_is_the_one_that_is_asked_for(composed: Composed) -> None:
+    local, production = composed("overlays/local"), composed("overlays/production")
+    made = {
+        "overlays/local": environment(local, container_of(local, "postgres"))["POSTGRES_DB"][1],
+        "overlays/production": named(production, "Cluster")["postgres"]["spec"]["bootstrap"]["initdb"]["database"],
+    }
+    for folder in FULL:
+        documents = composed(folder)
+        assert environment(documents, container_of(documents, "auditor"))["PG_DATABASE"][1] == made[folder]
+
+
 def test_every_configmap_is_read_by_somebody(composed: Composed) -> None:
     for folder in ("base", *FULL):
         documents = composed(folder)

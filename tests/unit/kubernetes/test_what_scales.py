@@ -1,6 +1,7 @@
 """Autoscalers name what is there, and put nobody to sleep whom no queue would wake."""
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -64,6 +65,27 @@ def test_only_a_stage_that_a_message_wakes_may_sleep(composed: Composed, folder:
             assert scaler["spec"]["minReplicaCount"] >= 1, NEVER_ASLEEP[name]
         else:
             assert scaler["spec"]["minReplicaCount"] == 0
+
+
+def test_the_broker_is_asked_where_its_management_api_answers_and_lets_keda_in_there(composed: Composed) -> None:
+    local, production = composed("overlays/local"), composed("overlays/production")
+    (plain,) = [
+        f"http://{service['metadata']['name']}.{service['metadata']['namespace']}:{port['port']}"
+        for service in of_kind(local, "Service")
+        for port in service["spec"]["ports"]
+        if port["name"] == "management"
+    ]
+    broker = named(production, "RabbitmqCluster")["rabbitmq"]["metadata"]
+    by_tls = f"https://{broker['name']}.{broker['namespace']}:15671"
+    for scaled, policed, wanted in (
+        (composed("with-autoscale-queue"), local, plain),
+        (production, production, by_tls),
+    ):
+        triggers = [t["metadata"] for s in of_kind(scaled, "ScaledObject") for t in s["spec"]["triggers"]]
+        assert {trigger["host"] for trigger in triggers} == {wanted}
+        assert {trigger["protocol"] for trigger in triggers} == {"http"}
+        (rule,) = named(policed, "NetworkPolicy")["keda"]["spec"]["ingress"]
+        assert [port["port"] for port in rule["ports"]] == [urlsplit(wanted).port]
 
 
 @pytest.mark.parametrize("folder", ["with-autoscale-queue", *FULL])
