@@ -41,26 +41,27 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import aio_pika
+import aiohttp
+import asyncpg
+import floor as bare
+import httpx
+import polars as pl
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from acequia.adapters.minio import MinioStore
+from acequia.datasets import load_registry
+from acequia.layers import Buckets
+from acequia.settings import MinioSettings, load
+from acequia.topology import AUDIT, OBJECTS, READERS, routing_key, topology
+from acequia_ingestor.parse import write_drawn
+from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
+from harness.fleet import SERVICES, Fleet
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
-
-import aio_pika  # noqa: E402
-import aiohttp  # noqa: E402
-import asyncpg  # noqa: E402
-import floor as bare  # noqa: E402
-import httpx  # noqa: E402
-import polars as pl  # noqa: E402
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage  # noqa: E402
-
-from acequia.adapters.minio import MinioStore  # noqa: E402
-from acequia.datasets import load_registry  # noqa: E402
-from acequia.layers import Buckets  # noqa: E402
-from acequia.settings import MinioSettings, load  # noqa: E402
-from acequia.topology import AUDIT, OBJECTS, READERS, routing_key, topology  # noqa: E402
-from acequia_ingestor.parse import write_drawn  # noqa: E402
-from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events  # noqa: E402
-from harness.fleet import SERVICES, Fleet  # noqa: E402
-
 DATASET = "network_events"
 ANOMALY_RATE = 0.02
 BURST_FILES = 200
