@@ -289,7 +289,9 @@ class Acequia:
         self.channel = channel
         self.prefix = prefix
         logs.mkdir()
-        given = {k: v for k, v in os.environ.items() if k.startswith(("MINIO_", "RABBITMQ_", "PG_"))}
+        given = {
+            k: v for k, v in os.environ.items() if k.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_LAKEHOUSE_"))
+        }
         own = {
             "ACEQUIA_BUCKET_PREFIX": prefix,
             "ACEQUIA_TRAINER_WINDOW_OBJECTS": "0",
@@ -299,7 +301,9 @@ class Acequia:
         self.fleet = ServiceFleet({**given, **own}, logs)
         for name in FLEETS_OWN:
             del self.fleet.env[name]
-        if idle_stages:
+        self._names = SERVICES
+        if idle_stages:  # without the lakehouse: what they write is no Parquet
+            self._names = tuple(name for name in SERVICES if name != "lakehouse")
             idle = str(ROOT / "bench/idle.py")
             self.fleet.replaced = {name: (idle, name) for name in ("ingestor", "transformer", "trainer", "evaluator")}
         self._records: asyncio.Queue[tuple[float, dict[str, Any]]] = asyncio.Queue()
@@ -308,7 +312,7 @@ class Acequia:
 
     async def start(self) -> None:
         try:
-            await asyncio.to_thread(self.fleet.start, *SERVICES)
+            await asyncio.to_thread(self.fleet.start, *self._names)
         except AssertionError as error:
             raise BenchFailed(str(error)) from None
         self._ear = await self.channel.declare_queue(exclusive=True)
@@ -381,7 +385,7 @@ class Acequia:
                     elif record["stage"] == "evaluator":
                         evaluated.add(record["run_id"])
         except TimeoutError:
-            logs = "\n".join(f"--- {name}\n{self.fleet.log(name)[-500:]}" for name in SERVICES)
+            logs = "\n".join(f"--- {name}\n{self.fleet.log(name)[-500:]}" for name in self._names)
             raise BenchFailed(f"{len(open_runs)} of {len(runs)} runs did not end in {seconds} s\n{logs}") from None
         return heard
 
