@@ -42,27 +42,28 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import aio_pika
+import aiohttp
+import asyncpg
+import floor as bare
+import httpx
+import polars as pl
+import sizing
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from acequia.adapters.minio import MinioStore
+from acequia.datasets import load_registry
+from acequia.layers import Buckets
+from acequia.settings import MinioSettings, load
+from acequia.topology import AUDIT, OBJECTS, READERS, routing_key, topology
+from acequia_ingestor.parse import write_drawn
+from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
+from harness.fleet import SERVICES, Fleet
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bench")]
-
-import aio_pika  # noqa: E402
-import aiohttp  # noqa: E402
-import asyncpg  # noqa: E402
-import floor as bare  # noqa: E402
-import httpx  # noqa: E402
-import polars as pl  # noqa: E402
-import sizing  # noqa: E402
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage  # noqa: E402
-
-from acequia.adapters.minio import MinioStore  # noqa: E402
-from acequia.datasets import load_registry  # noqa: E402
-from acequia.layers import Buckets  # noqa: E402
-from acequia.settings import MinioSettings, load  # noqa: E402
-from acequia.topology import AUDIT, OBJECTS, READERS, routing_key, topology  # noqa: E402
-from acequia_ingestor.parse import write_drawn  # noqa: E402
-from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events  # noqa: E402
-from harness.fleet import SERVICES, Fleet  # noqa: E402
-
 DATASET = "network_events"
 ANOMALY_RATE = 0.02
 BURST_FILES = 200
@@ -302,7 +303,9 @@ class Acequia:
         self.fleet = ServiceFleet({**given, **own}, logs)
         for name in FLEETS_OWN:
             del self.fleet.env[name]
-        if idle_stages:
+        self._names = SERVICES
+        if idle_stages:  # without the lakehouse: what they write is no Parquet
+            self._names = tuple(name for name in SERVICES if name != "lakehouse")
             idle = str(ROOT / "bench/idle.py")
             self.fleet.replaced = {name: (idle, name) for name in ("ingestor", "transformer", "trainer", "evaluator")}
         self._records: asyncio.Queue[tuple[float, dict[str, Any]]] = asyncio.Queue()
@@ -311,7 +314,7 @@ class Acequia:
 
     async def start(self) -> None:
         try:
-            await asyncio.to_thread(self.fleet.start, *SERVICES)
+            await asyncio.to_thread(self.fleet.start, *self._names)
         except AssertionError as error:
             raise BenchFailed(str(error)) from None
         self._ear = await self.channel.declare_queue(exclusive=True)
@@ -384,7 +387,7 @@ class Acequia:
                     elif record["stage"] == "evaluator":
                         evaluated.add(record["run_id"])
         except TimeoutError:
-            logs = "\n".join(f"--- {name}\n{self.fleet.log(name)[-500:]}" for name in SERVICES)
+            logs = "\n".join(f"--- {name}\n{self.fleet.log(name)[-500:]}" for name in self._names)
             raise BenchFailed(f"{len(open_runs)} of {len(runs)} runs did not end in {seconds} s\n{logs}") from None
         return heard
 

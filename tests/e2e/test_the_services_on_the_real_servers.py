@@ -277,15 +277,20 @@ def test_an_object_whose_event_was_lost_is_brought_through(fleet: Fleet, stack: 
         fleet.wait_ready(name)
 
 
-@pytest.mark.parametrize(("server", "part"), [("rabbitmq", "bus"), ("minio", "store"), ("postgresql", "")])
+@pytest.mark.parametrize(
+    ("server", "concerned"),
+    [
+        ("rabbitmq", dict.fromkeys(SERVICES, "bus")),
+        ("minio", dict.fromkeys(SERVICES, "store")),
+        ("postgresql", {"auditor": "auditor", "lakehouse": "lakehouse"}),  # the catalog lies there too
+    ],
+    ids=["rabbitmq", "minio", "postgresql"],
+)
 def test_an_outage_is_told_by_ready_alone_and_heals_without_a_restart_of_ours(
-    fleet: Fleet, stack: Any, server: str, part: str
+    fleet: Fleet, stack: Any, server: str, concerned: dict[str, str]
 ) -> None:
+    """`concerned`: which part each service's `/ready` complains of."""
     processes = dict(fleet.processes)
-    # the lakehouse's catalog lies in PostgreSQL too
-    concerned = (
-        {name: name for name in ("auditor", "lakehouse")} if server == "postgresql" else dict.fromkeys(SERVICES, part)
-    )
     begun = fleet.post(rows=40, seed=4710).json()["run_id"]
     stack.stop_one(server, kill=True)
     try:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -208,7 +209,7 @@ class _Taking:
     async def take_files(self, source: Source, wanted: Wanted) -> None:
         async for batch in _batches(source.files(wanted)):
             asked = [{"uri": left.uri, "etag": left.etag} for left in batch]
-            known = await _patiently(lambda asked=asked: self._api.imports_known(asked))  # type: ignore[misc]
+            known = await _patiently(partial(self._api.imports_known, asked))
             slots = asyncio.Semaphore(AT_ONCE)
             rows = [self._kept.take(left.uri.removeprefix(S3), left.name) if self._kept else None for left in batch]
             await asyncio.gather(

@@ -34,6 +34,7 @@ from acequia.topology import topology
 from acequia_lakehouse.catalog import Place, open_catalog
 from acequia_lakehouse.maintain import compact, describe, expire
 from acequia_lakehouse.prepare import prepare_database
+from acequia_lakehouse.service import build_lakehouse
 from acequia_lakehouse.settings import LakehouseSettings
 from acequia_lakehouse.stage import build_stage
 from acequia_lakehouse.tables import Tables
@@ -188,6 +189,29 @@ async def test_duckdb_reads_the_tables_files_from_minio(
         assert connection.execute("select id from events order by id").fetchall() == [(1,), (2,)]
 
 
+async def test_a_lakehouse_that_has_stopped_holds_no_connection_to_its_catalog(
+    stack: Any, fresh_database: PostgresSettings, workshop: Workshop
+) -> None:
+    settings = LakehouseSettings(catalog_uri=uri_of(fresh_database))  # type: ignore[arg-type]
+    service = build_lakehouse(workshop, settings, Place.on_server(stack.minio, workshop.buckets))
+
+    def connections() -> int:
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        with psycopg.connect(uri_of(stack.postgres).replace("+psycopg", "")) as connection:
+            (found,) = connection.execute(asked, (fresh_database.database,)).fetchone() or (0,)
+        return int(found)
+
+    await service.start()
+    await service.check()
+    assert connections() > 0
+    await service.stop(5)
+    for _ in range(50):  # a server process ends a moment after its connection
+        if not connections():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{connections()} connections are left")
+
+
 def test_prepare_makes_a_role_that_may_work_in_the_catalog_and_nowhere_else(stack: Any, role: str) -> None:
     owner = uri_of(stack.postgres)
     uri = uri_of(stack.postgres, user=role, password="first", database=role)
@@ -248,7 +272,7 @@ def test_of_several_that_make_the_catalogs_tables_at_once_those_that_lose_try_ag
 
     with ThreadPoolExecutor(8) as pool:
         assert len(list(pool.map(opened, range(8)))) == 8
-    gc.collect()
+    gc.collect()  # a connection that nobody closed would be told here
 
 
 def test_python_m_prepare_ends_with_0_and_with_2_where_a_person_must_act(stack: Any, role: str) -> None:
