@@ -47,21 +47,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import aio_pika
 import aiohttp
-import asyncpg
 import floor as bare
 import httpx
 import polars as pl
 import sizing
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from fleets import FAILURES, BenchFleet, hear_audit, open_database
 
 from acequia.adapters.minio import MinioStore
 from acequia.datasets import load_registry
 from acequia.layers import Buckets
 from acequia.settings import MinioSettings, load
-from acequia.topology import AUDIT, OBJECTS, READERS, routing_key, topology
+from acequia.topology import OBJECTS, READERS, routing_key, topology
 from acequia_ingestor.parse import write_drawn
 from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
-from harness.fleet import SERVICES, Fleet
+from harness.fleet import SERVICES
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = "network_events"
@@ -73,15 +73,6 @@ UPLOADS = 16
 SETTLE = 0.3
 """Seconds of silence between two measurements."""
 NEEDED = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "RABBITMQ_URL", "PG_HOST", "PG_PASSWORD")
-FAILURES = {"REJECTED", "FAILED", "DEAD", "GONE", "SUPERSEDED"}
-FLEETS_OWN = (
-    "ACEQUIA_RECONCILER_INTERVAL",
-    "ACEQUIA_RECONCILER_GRACE",
-    "ACEQUIA_PLAN_STALE_AFTER",
-    "ACEQUIA_PLAN_RENEW_EVERY",
-    "ACEQUIA_RETRY_DELAYS",
-)
-"""What the tests' fleet sets for tests: here the defaults are measured."""
 
 
 class BenchFailed(Exception):
@@ -264,26 +255,6 @@ class Heard:
         return {kind: round(statistics.mean(sizes)) for kind, sizes in found.items()}
 
 
-class ServiceFleet(Fleet):
-    """The tests' fleet; `replaced`: services that another program stands in for."""
-
-    replaced: Mapping[str, Sequence[str]] = {}
-
-    def start(self, *names: str, wait: bool = True) -> None:
-        for name in names:
-            command = self.replaced.get(name, ("-m", f"acequia_{name}"))
-            with (self.logs / f"{name}.log").open("ab") as log:
-                self.processes[name] = subprocess.Popen(
-                    [sys.executable, *command],
-                    env={**self.env, "ACEQUIA_HTTP_PORT": str(self.ports[name])},
-                    stdout=log,
-                    stderr=log,
-                )
-        if wait:
-            for name in names:
-                self.wait_ready(name)
-
-
 class Acequia:
     """(c): the service processes, and the ear at the audit exchange."""
 
@@ -291,24 +262,12 @@ class Acequia:
         self.channel = channel
         self.prefix = prefix
         logs.mkdir()
-        given = {
-            k: v for k, v in os.environ.items() if k.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_LAKEHOUSE_"))
-        }
-        own = {
-            "ACEQUIA_BUCKET_PREFIX": prefix,
-            "ACEQUIA_TRAINER_WINDOW_OBJECTS": "0",
-            "ACEQUIA_TRAINER_GATHER_QUIET": "0",
-            "ACEQUIA_LOG_LEVEL": "WARNING",
-        }
-        self.fleet = ServiceFleet({**given, **own}, logs)
-        for name in FLEETS_OWN:
-            del self.fleet.env[name]
-        self._names = SERVICES
+        self._names, replaced = SERVICES, None
         if idle_stages:  # without the lakehouse: what they write is no Parquet
             self._names = tuple(name for name in SERVICES if name != "lakehouse")
             idle = str(ROOT / "bench/idle.py")
-            self.fleet.replaced = {name: (idle, name) for name in ("ingestor", "transformer", "trainer", "evaluator")}
-        self._records: asyncio.Queue[tuple[float, dict[str, Any]]] = asyncio.Queue()
+            replaced = {name: (idle, name) for name in ("ingestor", "transformer", "trainer", "evaluator")}
+        self.fleet = BenchFleet(prefix, logs, replaced=replaced, ACEQUIA_TRAINER_GATHER_QUIET="0")
         self._closed = False
         self._started = AsyncExitStack()
 
@@ -317,21 +276,10 @@ class Acequia:
             await asyncio.to_thread(self.fleet.start, *self._names)
         except AssertionError as error:
             raise BenchFailed(str(error)) from None
-        self._ear = await self.channel.declare_queue(exclusive=True)
-        await self._ear.bind(AUDIT, "#")
-        self._started.push_async_callback(self._ear.delete, if_unused=False, if_empty=False)
-        tag = await self._ear.consume(self._heard, no_ack=True)
-        self._started.push_async_callback(self._ear.cancel, tag)
+        self._records = await hear_audit(self.channel, self._started)
         self._http = httpx.AsyncClient(base_url=self.fleet.url("ingestor"), timeout=60)
         self._started.push_async_callback(self._http.aclose)
-        self._database = await asyncpg.connect(
-            host=os.environ["PG_HOST"],
-            port=int(os.environ.get("PG_PORT", "5432")),
-            user=os.environ.get("PG_USER", "acequia"),
-            password=os.environ["PG_PASSWORD"],
-            database=os.environ.get("PG_DATABASE", "acequia"),
-        )
-        self._started.push_async_callback(self._database.close)
+        self._database = await open_database(self._started)
 
     async def listen(self, on: bool) -> None:
         """Bind the services to what MinIO publishes, or unbind them."""
@@ -339,9 +287,6 @@ class Acequia:
             queue = await self.channel.get_queue(reader.queue, ensure=False)
             key = routing_key(reader.layer)
             await (queue.bind(OBJECTS, key) if on else queue.unbind(OBJECTS, key))
-
-    async def _heard(self, message: AbstractIncomingMessage) -> None:
-        self._records.put_nowait((time.perf_counter(), json.loads(message.body)))
 
     async def chain(self, rows: int, seed: int) -> tuple[float, float, Heard]:
         """Seconds from POST to the evaluation heard of, and to all records in PostgreSQL."""

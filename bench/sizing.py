@@ -26,20 +26,19 @@ from typing import Any
 from uuid import uuid4
 
 import aio_pika
-import asyncpg
 import polars as pl
 import psutil
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel
+from fleets import FAILURES, BenchFleet, Records, hear_audit, open_database
 
 from acequia.adapters.minio import MinioStore
 from acequia.adapters.rabbit import RabbitBus
 from acequia.datasets import load_registry
 from acequia.layers import Buckets, Layer
 from acequia.settings import MinioSettings, RabbitSettings, load
-from acequia.topology import AUDIT, READERS, topology
+from acequia.topology import READERS, topology
 from acequia_ingestor.parse import write_drawn
 from acequia_ingestor.sources.synthetic import SyntheticSource, draw_network_events
-from harness.fleet import Fleet
 
 DATASET = "network_events"
 STAGES = ("ingestor", "transformer", "trainer", "lakehouse", "evaluator")
@@ -98,31 +97,22 @@ def _used(pid: int) -> float:
     return total
 
 
-class Ear:
-    """The outcomes that the audit exchange tells of."""
-
-    def __init__(self) -> None:
-        self._heard: asyncio.Queue[tuple[float, dict[str, Any]]] = asyncio.Queue()
-
-    async def hear(self, message: AbstractIncomingMessage) -> None:
-        self._heard.put_nowait((time.perf_counter(), json.loads(message.body)))
-
-    async def until(self, stage: str, objects: int, seconds: float) -> tuple[float, int]:
-        """When the last of so many inputs of `stage` was dealt with; rows that went in."""
-        seen, rows, at = set[str](), 0, 0.0
-        async with asyncio.timeout(seconds):
-            while len(seen) < objects:
-                at, record = await self._heard.get()
-                if record["stage"] != stage or record["status"] != "SUCCESS":
-                    if record["status"] in ("FAILED", "DEAD", "REJECTED"):
-                        raise RuntimeError(f"{stage}: {record['status']}: {record.get('error')}")
-                    continue
-                if stage in ("trainer", "lakehouse"):
-                    seen |= {given["uri"] for given in record["inputs"]}
-                else:
-                    seen.add(record["event_id"])
-                rows += record.get("rows_in") or 0
-        return at, rows
+async def until(records: Records, stage: str, objects: int, seconds: float) -> tuple[float, int]:
+    """When the last of so many inputs of `stage` was dealt with; rows that went in."""
+    seen, rows, at = set[str](), 0, 0.0
+    async with asyncio.timeout(seconds):
+        while len(seen) < objects:
+            at, record = await records.get()
+            if record["status"] in FAILURES:
+                raise RuntimeError(f"{record['stage']}: {record['status']}: {record.get('error')}")
+            if record["stage"] != stage or record["status"] != "SUCCESS":
+                continue
+            if stage in ("trainer", "lakehouse"):
+                seen |= {given["uri"] for given in record["inputs"]}
+            else:
+                seen.add(record["event_id"])
+            rows += record.get("rows_in") or 0
+    return at, rows
 
 
 async def measure(loads: Sequence[Load], rounds: int, say: Any) -> list[tuple[Load, Measured]]:
@@ -160,32 +150,28 @@ async def _chain(channel: AbstractChannel, load_: Load, replicas: int, seed: int
         for n, body in enumerate(files(load_, seed)):
             key = f"{DATASET}/events-{n:04d}.csv"
             await store.put(Layer.LANDING, key, body, metadata={}, content_type="text/csv")
-        ear = Ear()
-        queue = await channel.declare_queue(exclusive=True)
-        await queue.bind(AUDIT, "#")
-        stack.push_async_callback(queue.delete, if_unused=False, if_empty=False)
-        stack.push_async_callback(queue.cancel, await queue.consume(ear.hear, no_ack=True))
+        records = await hear_audit(channel, stack)
         for stage in SCALED if replicas > 1 else STAGES:
-            found += [await _stage(channel, ear, prefix, folder, stage, replicas, load_)]
+            found += [await _stage(channel, records, prefix, folder, stage, replicas, load_)]
         if replicas == 1:
             found.append(await _auditor(channel, prefix, folder))
     return found
 
 
 async def _stage(
-    channel: AbstractChannel, ear: Ear, prefix: str, folder: Path, stage: str, replicas: int, load_: Load
+    channel: AbstractChannel, records: Records, prefix: str, folder: Path, stage: str, replicas: int, load_: Load
 ) -> Measured:
     objects = 1 if stage == "evaluator" else load_.files
     waiting = await _taken(channel, f"acequia.{stage}", objects)
     names = [stage, *(f"{stage}.{n}" for n in range(2, replicas + 1))]
-    fleet = fleet_of(prefix, folder, names)
+    fleet = BenchFleet(prefix, folder, names)
     try:
         await asyncio.to_thread(fleet.start, *names)
         processor = Processor([fleet.processes[name].pid for name in names])
         began = time.perf_counter()
         for message in waiting:
             await channel.default_exchange.publish(message, f"acequia.{stage}")
-        at, rows = await ear.until(stage, objects, 900)
+        at, rows = await until(records, stage, objects, 900)
         used = processor.used()
         await asyncio.gather(*(asyncio.to_thread(fleet.stop, name) for name in names))
     finally:
@@ -200,50 +186,24 @@ async def _auditor(channel: AbstractChannel, prefix: str, folder: Path) -> Measu
     depth = (await channel.declare_queue(AUDIT_QUEUE, passive=True)).declaration_result.message_count or 0
     by_id = {json.loads(message.body)["event_id"]: message for message in await _taken(channel, AUDIT_QUEUE, depth)}
     waiting = list(by_id.values())  # what was said twice is stored once
-    fleet = fleet_of(prefix, folder, ["auditor"])
-    connection = await asyncpg.connect(
-        host=os.environ["PG_HOST"],
-        port=int(os.environ["PG_PORT"]),
-        user=os.environ["PG_MIGRATION_USER"],
-        password=os.environ["PG_MIGRATION_PASSWORD"],
-        database=os.environ["PG_DATABASE"],
-    )
-    try:
+    # it is to store what waits in its queue, not what it finds in the store at its start
+    fleet = BenchFleet(prefix, folder, ["auditor"], ACEQUIA_AUDITOR_CATCH_UP_WINDOW="1")
+    async with AsyncExitStack() as opened:
+        opened.callback(fleet.close)
         await asyncio.to_thread(fleet.start, "auditor")
+        database = await open_database(opened)
         count = "SELECT count(*) FROM acequia.audit_events"
-        before, processor = await connection.fetchval(count), Processor([fleet.processes["auditor"].pid])
+        before, processor = await database.fetchval(count), Processor([fleet.processes["auditor"].pid])
         began = time.perf_counter()
         for message in waiting:
             await channel.default_exchange.publish(message, queue.name)
-        async with asyncio.timeout(300):
-            while await connection.fetchval(count) < before + len(waiting):  # noqa: ASYNC110 - another process adds them
-                await asyncio.sleep(0.1)
+        while await database.fetchval(count) < before + len(waiting):
+            if time.perf_counter() > began + 300:
+                raise RuntimeError("the audit's records do not come to PostgreSQL")
+            await asyncio.sleep(0.1)
         seconds, used = time.perf_counter() - began, processor.used()
         await asyncio.to_thread(fleet.stop, "auditor")
-    finally:
-        fleet.close()
-        await connection.close()
     return Measured("auditor", 1, len(waiting), 0, seconds, used)
-
-
-def fleet_of(prefix: str, logs: Path, names: Sequence[str]) -> Fleet:
-    """With the settings that there are by default, but for the prefix; a training's window is closed, as in run.py."""
-    given = {
-        key: value
-        for key, value in os.environ.items()
-        if key.startswith(("MINIO_", "RABBITMQ_", "PG_", "ACEQUIA_LAKEHOUSE_"))
-    }
-    own = {
-        "ACEQUIA_BUCKET_PREFIX": prefix,
-        "ACEQUIA_TRAINER_WINDOW_OBJECTS": "0",
-        "ACEQUIA_LOG_LEVEL": "WARNING",
-        # the auditor is to store what waits in its queue, not what it finds in the store at its start
-        "ACEQUIA_AUDITOR_CATCH_UP_WINDOW": "1",
-    }
-    fleet = Fleet({**given, **own}, logs, names)
-    for name in ("ACEQUIA_PLAN_STALE_AFTER", "ACEQUIA_PLAN_RENEW_EVERY", "ACEQUIA_RETRY_DELAYS"):
-        fleet.env.pop(name, None)
-    return fleet
 
 
 async def _taken(channel: AbstractChannel, queue: str, count: int) -> list[aio_pika.Message]:

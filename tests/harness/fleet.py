@@ -49,12 +49,15 @@ class Fleet:
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
+    def command(self, name: str) -> Sequence[str]:
+        return sys.executable, "-m", f"acequia_{name.partition('.')[0]}"
+
     def start(self, *names: str, wait: bool = True, **more: str) -> None:
         """`more`: settings for this start alone."""
         for name in names:
             with (self.logs / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", f"acequia_{name.partition('.')[0]}"],
+                    self.command(name),
                     env={**self.env, "ACEQUIA_HTTP_PORT": str(self.ports[name]), **more},
                     stdout=log,
                     stderr=log,

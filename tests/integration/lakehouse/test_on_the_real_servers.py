@@ -21,6 +21,7 @@ import polars as pl
 import psycopg
 import pytest
 from pyarrow import fs
+from pydantic import SecretStr
 
 from acequia.adapters.minio import MinioStore
 from acequia.adapters.rabbit import RabbitBus
@@ -88,7 +89,7 @@ def tables_at(stack: Any, workshop: Workshop) -> Iterator[Callable[[str], Tables
     opened: list[Tables] = []
 
     def tables(uri: str) -> Tables:
-        settings = LakehouseSettings(catalog_uri=uri, gather_quiet=0.05)  # type: ignore[arg-type]
+        settings = LakehouseSettings(catalog_uri=SecretStr(uri), gather_quiet=0.05)
         opened.append(Tables(settings, Place.on_server(stack.minio, workshop.buckets)))
         return opened[-1]
 
@@ -192,7 +193,7 @@ async def test_duckdb_reads_the_tables_files_from_minio(
 async def test_a_lakehouse_that_has_stopped_holds_no_connection_to_its_catalog(
     stack: Any, fresh_database: PostgresSettings, workshop: Workshop
 ) -> None:
-    settings = LakehouseSettings(catalog_uri=uri_of(fresh_database))  # type: ignore[arg-type]
+    settings = LakehouseSettings(catalog_uri=SecretStr(uri_of(fresh_database)))
     service = build_lakehouse(workshop, settings, Place.on_server(stack.minio, workshop.buckets))
 
     def connections() -> int:
@@ -237,7 +238,7 @@ def test_the_catalogs_trouble_is_named_by_what_follows(stack: Any, fresh_prefix:
     owner = uri_of(stack.postgres)
 
     def opened(uri: str) -> None:
-        with closing(Tables(LakehouseSettings(catalog_uri=uri), place)) as tables:  # type: ignore[arg-type]
+        with closing(Tables(LakehouseSettings(catalog_uri=SecretStr(uri)), place)) as tables:
             tables.check()
 
     with pytest.raises(ConfigurationError, match="ACEQUIA_LAKEHOUSE_CATALOG_URI"):
@@ -260,7 +261,7 @@ def test_of_several_that_make_the_catalogs_tables_at_once_those_that_lose_try_ag
     together = Barrier(8)
 
     def opened(_: int) -> str:
-        settings = LakehouseSettings(catalog_uri=uri_of(fresh_database))  # type: ignore[arg-type]
+        settings = LakehouseSettings(catalog_uri=SecretStr(uri_of(fresh_database)))
         together.wait()
         while True:
             try:

@@ -19,6 +19,7 @@ def script() -> Callable[[str], ModuleType]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         path = list(sys.path)
+        sys.path.insert(0, str(BENCH))  # where a program finds its neighbours
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
         sys.path[:] = path
