@@ -299,7 +299,7 @@ class Place:
 
     # the accounting
 
-    def settle(self, seconds: float = SETTLE_SECONDS) -> tuple[Observed, Findings]:
+    def settle(self, seconds: float = SETTLE_SECONDS) -> Observed:
         """Everything that users brought is through, once; Acequia's own proofs say so too. AssertionError otherwise."""
         self.wait_ready()
         began = time.monotonic()
@@ -311,7 +311,7 @@ class Place:
         assert not complaints, self._shown(complaints)
         stored = sum(len(keys) for keys in observed.layers.values())
         self.say(f"settled in {time.monotonic() - began:.0f} s: {len(self.sources)} sources, {stored} objects")
-        return observed, findings
+        return observed
 
     async def _settled(self, end: float) -> tuple[Observed, Findings, Mapping[str, int]]:
         owner, catalog = self.cluster.secret("acequia-audit-owner"), self.cluster.secret("acequia-lakehouse-catalog")
