@@ -1,5 +1,6 @@
 """CA files that can't be used are named by their setting, before anything is sent."""
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from acequia.adapters.minio import MinioStore
 from acequia.adapters.rabbit import RabbitBus
+from acequia.adapters.tls import untrusted
 from acequia.errors import ConfigurationError
 from acequia.layers import Buckets
 from acequia.settings import MinioSettings, PostgresSettings, RabbitSettings
@@ -54,3 +56,19 @@ def test_the_name_is_checked_but_where_verify_ca_says_otherwise() -> None:
         assert not isinstance(context, str)
         assert context is not None
         assert (context.check_hostname, context.verify_mode.name) == (named, "CERT_REQUIRED")
+
+
+def test_a_certificate_that_is_not_trusted_is_found_behind_the_error_that_it_led_to() -> None:
+    away = ConnectionError("no connection")
+    away.__cause__ = OSError("closed")
+    away.__cause__.__context__ = ssl.SSLCertVerificationError("unknown CA")
+    assert "RABBITMQ_CA_FILE" in untrusted(away, "RABBITMQ_CA_FILE")
+    assert untrusted(ConnectionError("refused"), "RABBITMQ_CA_FILE") == ""
+
+
+@pytest.mark.timeout(10)
+def test_errors_that_name_each_other_as_their_cause_are_looked_at_once() -> None:
+    """A client that hands one error to all who wait makes such rings; the service would hang for ever."""
+    one, other = ConnectionError("one"), ConnectionError("other")
+    one.__cause__, other.__context__ = other, one
+    assert untrusted(one, "RABBITMQ_CA_FILE") == ""

@@ -19,7 +19,9 @@ def trusting(ca_file: str, setting: str) -> ssl.SSLContext:
 def untrusted(error: BaseException, setting: str) -> str:
     """What to add to a message where a server's certificate was not trusted, which time alone does not heal."""
     found: BaseException | None = error
-    while found is not None:
+    seen = set[int]()  # causes can make a ring
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
         if isinstance(found, ssl.SSLCertVerificationError):
             return f"; {setting} names the CAs that are trusted"
         found = found.__cause__ or found.__context__
