@@ -76,7 +76,9 @@ def test_a_service_waits_while_its_servers_are_away_and_stops_in_the_middle_of_t
 
 @pytest.mark.parametrize("name", ["ingestor", "transformer", "trainer", "evaluator", "auditor", "reconciler"])
 def test_a_service_that_is_stopped_while_it_is_still_imported_ends_with_0(name: str, tmp_path: Path) -> None:
-    (tmp_path / "uvloop.py").write_text("import time\nprint('imported', flush=True)\ntime.sleep(60)\n")
+    # short sleeps: a signal that comes just before one of them is looked at only when it is over
+    module = "import time\nprint('imported', flush=True)\nfor _ in range(1200):\n    time.sleep(0.05)\n"
+    (tmp_path / "uvloop.py").write_text(module)
     with process(name, environment(tmp_path, PYTHONPATH=str(tmp_path))) as started:
         assert started.stdout is not None
         assert started.stdout.readline() == "imported\n"

@@ -18,7 +18,6 @@ from acequia_ingestor.formats._lines import MAX_LINE_BYTES
 MAX_RECORD_LINES = 100
 OPEN_QUOTE = "open_quote"
 OPEN_QUOTE_REASON = f"a quote begins in this line that ends neither here nor, rightly, in the next {MAX_RECORD_LINES}"
-_ALL_DOUBLED = re.compile(r'(?:[^"]++|"")*+\Z')
 _IN_RUST = {"\t": r"\t", "|": r"\|"}
 
 
@@ -28,9 +27,9 @@ class Quotes:
     def __init__(self, separator: str) -> None:
         self.separator = separator
         s = re.escape(separator)
-        body = rf'((?:[^"]++|""|"(?! *(?:{s}|\Z)))*+)" *({s}|\Z)'
-        self._field = re.compile(rf' *"{body}|(?! *")([^{s}]*)({s}|\Z)')
-        self._rest = re.compile(rf'((?:[^"]++|"")*+)" *({s}|\Z)')
+        # no possessive quantifiers: before Python 3.11.5 they match wrongly (python/cpython#100061, #106052)
+        self._field = re.compile(rf' *"([^"]*)" *({s}|\Z)|(?! *")([^{s}]*)({s}|\Z)')
+        self._quote = re.compile(rf'""|"(?: *({s}|\Z))?')
         s = _IN_RUST.get(separator, separator)
         one = rf'(?: *"[^"{s}]*" *|[^"{s}]*)'
         self.neat = rf"^{one}(?:{s}{one})*$"
@@ -47,27 +46,46 @@ class Quotes:
             if (size := size + len(line)) > MAX_LINE_BYTES:
                 return None
             if open_ is not None:
-                if (rest := self._rest.match(line)) is None:
-                    if _ALL_DOUBLED.match(line) is None:
+                if (end := self._end(line, 0, only_doubled=True)) is None:
+                    if not _all_doubled(line):
                         return None
                     open_.append(line)
                     continue
-                fields.append(_text("\n".join([*open_, rest[1]])))
+                fields.append(_text("\n".join([*open_, line[: end.start()]])))
                 open_ = None
-                if not rest[2]:
+                if not end[1]:
                     return fields, number
-                at = rest.end()
+                at = end.end()
             while True:
-                if (field := self._field.match(line, at)) is None:
-                    open_ = [line[line.index('"', at) + 1 :]]
-                    if _ALL_DOUBLED.match(open_[0]) is None:
-                        return None
-                    break
-                fields.append(_text(field[1]) if field[1] is not None else field[3])
-                if not (field[2] or field[4]):
+                if (field := self._field.match(line, at)) is not None:
+                    fields.append(field[1] if field[1] is not None else field[3])
+                    separated, at = field[2] or field[4], field.end()
+                else:  # it is in quotes, and there are quotes in it
+                    begin = line.index('"', at) + 1
+                    if (end := self._end(line, begin)) is None:
+                        open_ = [line[begin:]]
+                        if not _all_doubled(open_[0]):
+                            return None
+                        break
+                    fields.append(_text(line[begin : end.start()]))
+                    separated, at = end[1], end.end()
+                if not separated:
                     return fields, number
-                at = field.end()
         return None
+
+    def _end(self, line: str, begin: int, *, only_doubled: bool = False) -> re.Match[str] | None:
+        """The quote that closes the field whose text begins at `begin`, with what separates it from the next; None
+        where none does, or, for `only_doubled`, one that is neither doubled nor closes the field comes first."""
+        for quote in self._quote.finditer(line, begin):
+            if quote[1] is not None:
+                return quote
+            if only_doubled and quote[0] == '"':
+                return None
+        return None
+
+
+def _all_doubled(text: str) -> bool:
+    return '"' not in text.replace('""', "")
 
 
 def _text(quoted: str) -> str:
