@@ -29,7 +29,7 @@ class Quotes:
         s = re.escape(separator)
         # no possessive quantifiers: before Python 3.11.5 they match wrongly (python/cpython#100061, #106052)
         self._field = re.compile(rf' *"([^"]*)" *({s}|\Z)|(?! *")([^{s}]*)({s}|\Z)')
-        self._quote = re.compile(rf'""|"(?: *({s}|\Z))?')
+        self._quote = re.compile(rf'""|" *({s}|\Z)')
         s = _IN_RUST.get(separator, separator)
         one = rf'(?: *"[^"{s}]*" *|[^"{s}]*)'
         self.neat = rf"^{one}(?:{s}{one})*$"
@@ -39,49 +39,35 @@ class Quotes:
         """The fields of the record that begins with `lines[0]`, and how many lines it has. None where `lines` end
         first, where it grows beyond a line's limit, or a quote in a field of several lines is not doubled."""
         fields: list[str] = []
-        open_: list[str] | None = None
+        open_: list[str] = []  # a field's text in the lines before this one
         size = 0
         for number, line in enumerate(lines, start=1):
             at = 0
             if (size := size + len(line)) > MAX_LINE_BYTES:
                 return None
-            if open_ is not None:
-                if (end := self._end(line, 0, only_doubled=True)) is None:
-                    if not _all_doubled(line):
-                        return None
-                    open_.append(line)
-                    continue
-                fields.append(_text("\n".join([*open_, line[: end.start()]])))
-                open_ = None
-                if not end[1]:
-                    return fields, number
-                at = end.end()
             while True:
-                if (field := self._field.match(line, at)) is not None:
+                if not open_ and (field := self._field.match(line, at)) is not None:
                     fields.append(field[1] if field[1] is not None else field[3])
                     separated, at = field[2] or field[4], field.end()
-                else:  # it is in quotes, and there are quotes in it
-                    begin = line.index('"', at) + 1
-                    if (end := self._end(line, begin)) is None:
-                        open_ = [line[begin:]]
-                        if not _all_doubled(open_[0]):
-                            return None
+                else:  # in quotes, and there are quotes or line breaks in it
+                    begin = at if open_ else line.index('"', at) + 1
+                    end = self._end(line, begin)
+                    text = line[begin : end.start() if end else None]
+                    if (open_ or end is None) and not _all_doubled(text):
+                        return None
+                    open_.append(text)
+                    if end is None:
                         break
-                    fields.append(_text(line[begin : end.start()]))
+                    fields.append(_text("\n".join(open_)))
+                    open_ = []
                     separated, at = end[1], end.end()
                 if not separated:
                     return fields, number
         return None
 
-    def _end(self, line: str, begin: int, *, only_doubled: bool = False) -> re.Match[str] | None:
-        """The quote that closes the field whose text begins at `begin`, with what separates it from the next; None
-        where none does, or, for `only_doubled`, one that is neither doubled nor closes the field comes first."""
-        for quote in self._quote.finditer(line, begin):
-            if quote[1] is not None:
-                return quote
-            if only_doubled and quote[0] == '"':
-                return None
-        return None
+    def _end(self, line: str, begin: int) -> re.Match[str] | None:
+        """The quote that closes the field whose text begins at `begin`; its group 1 separates it from the next."""
+        return next((quote for quote in self._quote.finditer(line, begin) if quote[1] is not None), None)
 
 
 def _all_doubled(text: str) -> bool:
