@@ -1,5 +1,6 @@
 """Event datasets: each SILVER object's rows are in the table exactly once, whatever happens and however often."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -168,6 +169,35 @@ def test_an_object_whose_values_do_not_fit_is_named_and_the_others_come_in(lake:
 
     assert [s["uri"] for s in document["skipped"]] == [f"s3://silver/{o.name}" for o in (broken, words)]
     assert (ids(lake), document["registered"], document["copied"]) == ([1, 3, 44], 1, 1)
+
+
+@pytest.mark.parametrize("wrong", [b"\0" * 2000, b"another object's", b""])
+def test_an_object_that_was_read_wrongly_is_read_again_and_comes_in(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, wrong: bytes
+) -> None:
+    lake.plan(1, lake.put("visits", 1, visits(1, 11)))
+    seen, other = lake.put("visits", 2, visits(2)), lake.put("visits", 3, visits(3, 33))
+    path, others = (Path(lake.tables.place.location(Layer.SILVER, data_key(o.stem, OLD))) for o in (seen, other))
+    right = path.read_bytes()
+    # what a store whose connections are cut gives: zeros, or what was in the same memory before
+    path.write_bytes(others.read_bytes() if wrong.startswith(b"another") else wrong)
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.write_bytes(right))
+
+    document = lake.plan(2, seen)
+
+    assert (document["skipped"], document["registered"], document["rows_added"]) == ([], 1, 1)
+    assert ids(lake) == [1, 2, 11]
+
+
+def test_an_object_with_other_rows_than_were_written_is_named(lake: Lake) -> None:
+    lake.plan(1, lake.put("visits", 1, visits(1)))
+    fewer = lake.put("visits", 2, visits(2, 22))
+    visits(2).write_parquet(lake.tables.place.location(Layer.SILVER, data_key(fewer.stem, OLD)))
+
+    document = lake.plan(2, fewer, lake.put("visits", 3, visits(3)))
+
+    assert [s["reason"] for s in document["skipped"]] == ["it holds 1 rows, and not 2 as when it was written"]
+    assert ids(lake) == [1, 3]
 
 
 def test_a_plan_of_which_nothing_fits_is_rejected_with_the_reason(lake: Lake) -> None:

@@ -2,11 +2,15 @@
 
 import os
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.table import FileScanTask
 
 from acequia.errors import TransientFailure
 from acequia.layers import Layer, data_key
@@ -43,6 +47,27 @@ def test_many_small_files_become_one_and_silvers_stay(lake: Lake) -> None:
     assert (done.files_before, done.files_after, done.rows, done.commits) == (5, 1, 5, 1)
     assert sorted(lake.rows("visits", "id")["id"]) == [1, 2, 3, 4, 5]
     assert silver(lake) == before and all(pq.read_metadata(path).num_rows == 1 for path in before)
+
+
+@pytest.mark.parametrize("how", ["rows are missing", "it cannot be decoded"])
+def test_a_file_that_is_read_wrongly_is_not_compacted_away(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    filled(lake, 5)
+    read = ArrowScan.to_table
+
+    def wrongly(scan: ArrowScan, tasks: Iterable[FileScanTask]) -> pa.Table:
+        if how == "rows are missing":
+            return read(scan, tasks).slice(1)
+        raise pa.ArrowInvalid("Parquet magic bytes not found in footer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArrowScan, "to_table", wrongly)
+        with pytest.raises(TransientFailure, match="read"):
+            compact(lake.tables, NAME, ())
+
+    assert sorted(lake.rows("visits", "id")["id"]) == [1, 2, 3, 4, 5]
+    assert compact(lake.tables, NAME, ()).files_after == 1
 
 
 def test_what_compacting_would_do_is_told_and_not_done(lake: Lake) -> None:

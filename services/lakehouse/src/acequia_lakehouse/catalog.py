@@ -13,7 +13,7 @@ from acequia.adapters.tls import trusting
 from acequia.errors import ConfigurationError, TransientFailure
 from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
-from acequia_lakehouse.files import CA_FILE, TRUSTING
+from acequia_lakehouse.files import CA_FILE, STORE_FILES
 from acequia_lakehouse.problems import CATALOG, Outdone, no_catalog_told, translated
 from acequia_lakehouse.settings import LakehouseSettings
 from acequia_lakehouse.sql_catalog import ClosingSqlCatalog
@@ -43,6 +43,7 @@ class Place:
         """The layers' buckets of an S3 server."""
         roots = {layer: f"s3://{buckets.of(layer)}/" for layer in Layer}
         properties = {
+            "py-io-impl": STORE_FILES,
             "s3.endpoint": f"{'https' if minio.secure else 'http'}://{minio.endpoint}",
             "s3.access-key-id": minio.access_key,
             "s3.secret-access-key": minio.secret_key.get_secret_value(),
@@ -52,7 +53,7 @@ class Place:
         }
         if minio.secure and minio.ca_file:
             trusting(minio.ca_file, "MINIO_CA_FILE")
-            properties |= {"py-io-impl": TRUSTING, CA_FILE: minio.ca_file}
+            properties[CA_FILE] = minio.ca_file
         if token := minio.session_token.get_secret_value():
             properties["s3.session-token"] = token
         return cls(roots, f"{roots[Layer.LAKE]}{WAREHOUSE}".rstrip("/"), properties, buckets.prefix)

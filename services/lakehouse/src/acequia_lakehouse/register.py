@@ -93,7 +93,7 @@ def readable(silver: Silver, given: Sequence[Given], report: Report) -> list[Giv
     found = []
     for one in given:
         try:
-            schema = silver.schema(one.location)
+            schema = silver.schema(one.location, one.rows)
             taken(schema)
         except (NotParquet, pa.ArrowTypeError) as error:
             report.skipped.append(Skipped(one.uri, str(error)))
@@ -113,7 +113,7 @@ def schemas_of(given: Sequence[Given]) -> list[pa.Schema]:
 
 def _bring_in(change: Change, silver: Silver, one: Given, report: Report) -> bool:
     assert one.schema is not None
-    if lies_as_taken(one.schema) and change.add_file(one.location):
+    if lies_as_taken(one.schema) and change.add_file(one.location, one.rows):
         report.registered += 1
         return True
     try:

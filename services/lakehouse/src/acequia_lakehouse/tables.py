@@ -5,10 +5,11 @@ Synchronous: called in worker threads. What pyiceberg and the catalog raise is t
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,6 +47,8 @@ PLAN = "acequia-plan"
 ACT = "acequia-act"
 RACES = 20
 """How often a change that somebody else outdid is decided anew."""
+LOOKS = 4
+"""How often a file is read before it is called damaged: what its store answers may be damaged on its way."""
 PROPERTIES: Mapping[str, str] = {
     "format-version": "2",
     "commit.retry.num-retries": "0",  # what was decided holds for the snapshot that it was decided on, and no other
@@ -57,6 +60,7 @@ PROPERTIES: Mapping[str, str] = {
     "write.target-file-size-bytes": str(256 << 20),  # as it lies in memory
     "gc.enabled": "false",  # other engines must not remove files: SILVER's are among them
 }
+T = TypeVar("T")
 At = Callable[[str], None]
 """Told of each step as it is reached: tests end the process there."""
 Name = tuple[str, str]
@@ -204,16 +208,42 @@ class Silver:
     def __init__(self, io: FileIO) -> None:
         self._io = io
 
-    def schema(self, location: str) -> pa.Schema:
-        """Raises NotParquet where it is none."""
-        with translated(), NotParquet.told(location), self._io.new_input(location).open() as stream:
-            return pq.read_schema(stream)
+    def schema(self, location: str, rows: int | None = None) -> pa.Schema:
+        """Raises NotParquet where it is none, or has another number of rows than `rows`, if that is known."""
+
+        def look() -> pa.Schema:
+            with translated(), NotParquet.told(location), self._io.new_input(location).open() as stream:
+                metadata = pq.read_metadata(stream)
+                _counted(metadata.num_rows, rows)
+                return metadata.schema.to_arrow_schema()
+
+        return looked_again(location, look)
 
     def read(self, location: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole object, or some of its columns. Memory: that."""
-        with translated(), NotParquet.told(location), self._io.new_input(location).open() as stream:
-            file = pq.ParquetFile(stream)
-            return file.read(columns=None if columns is None else list(columns))
+
+        def look() -> pa.Table:
+            with translated(), NotParquet.told(location), self._io.new_input(location).open() as stream:
+                file = pq.ParquetFile(stream)
+                return file.read(columns=None if columns is None else list(columns))
+
+        return looked_again(location, look)
+
+
+def looked_again(location: str, look: Callable[[], T]) -> T:
+    """What `look` returns. Raises NotParquet only where it does so each of several times."""
+    for already in range(LOOKS - 1):
+        try:
+            return look()
+        except NotParquet as error:
+            log.info("%s is read again: %s", location, error)
+            time.sleep(0.1 * 2**already)
+    return look()
+
+
+def _counted(found: int, rows: int | None) -> None:
+    if rows is not None and found != rows:
+        raise NotParquet(f"it holds {found} rows, and not {rows} as when it was written")
 
 
 class Change:
@@ -266,14 +296,21 @@ class Change:
             return False
         return _one_kind(known, given)
 
-    def add_file(self, location: str) -> bool:
-        """Register a file where it lies; False where its types are not quite the table's, so that it must be copied."""
-        with translated():
-            try:
-                file = parquet_file_to_data_file(self._table.io, self._tx.table_metadata, location)
-            except (ValueError, TypeError, ResolveError) as error:
-                log.info("%s is copied into the lake: %s", location, str(error).partition("\n")[0])
-                return False
+    def add_file(self, location: str, rows: int | None = None) -> bool:
+        """Register a file where it lies; False where its types are not quite the table's, so that it must be copied,
+        or where it can't be read, or has not `rows` rows."""
+
+        def look() -> DataFile:
+            with translated(), NotParquet.told(location):
+                found = parquet_file_to_data_file(self._table.io, self._tx.table_metadata, location)
+            _counted(found.record_count, rows)
+            return found
+
+        try:
+            file = looked_again(location, look)
+        except (ValueError, TypeError, ResolveError, NotParquet) as error:
+            log.info("%s is copied into the lake: %s", location, str(error).partition("\n")[0])
+            return False
         self.adds.append(file)
         self.rows_added += file.record_count
         return True
@@ -293,11 +330,17 @@ class Change:
         self.write(as_rows(rows, self.columns, {STEM: name}))
 
     def read(self, file: LiveFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """A data file in the table's columns, or in some of them. Memory: that."""
+        """A data file in the table's columns, or in some of them. Memory: that. TransientFailure where it was not read
+        as it is."""
         schema = self.schema if columns is None else self.schema.select(*columns)
-        with translated():
-            scan = ArrowScan(self._tx.table_metadata, self._table.io, schema, AlwaysTrue())
-            rows = scan.to_table([FileScanTask(file.entry())])
+        try:
+            with translated():
+                scan = ArrowScan(self._tx.table_metadata, self._table.io, schema, AlwaysTrue())
+                rows = scan.to_table([FileScanTask(file.entry())])
+        except pa.ArrowInvalid as error:
+            raise TransientFailure(f"{file.path} was read wrongly: {error}", dependency="minio") from error
+        if rows.num_rows != file.rows:
+            raise TransientFailure(f"{file.path}: {rows.num_rows} of {file.rows} rows were read", dependency="minio")
         return as_rows(rows, schema_to_pyarrow(schema, include_field_ids=False), {})
 
     def remove(self, file: LiveFile) -> None:
