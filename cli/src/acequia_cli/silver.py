@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pyiceberg.table.snapshots import Snapshot
 from acequia.datasets import DELETED, Dataset
 from acequia_cli.complaints import CommandFailed, WrongUse
 from acequia_cli.relations import LINE, AsOf, Relation, duckdb_types, types_of
-from acequia_cli.stored import Files
+from acequia_cli.stored import Files, Opened
 from acequia_lakehouse.problems import translated
 from acequia_lakehouse.tables import STEM
 from acequia_transformer.features import FEATURES
@@ -102,7 +102,8 @@ def _files(table: Table, tasks: Sequence[FileScanTask]) -> Files:
     """By number: they lie anywhere."""
     places = {f"{number:06d}.parquet": task.file.file_path for number, task in enumerate(tasks)}
     sizes = {f"{number:06d}.parquet": task.file.file_size_in_bytes for number, task in enumerate(tasks)}
-    return Files(sizes, lambda path: table.io.new_input(places[path]).open())
+    # pyiceberg promises no more than reading from the beginning: Arrow's files, and ours, are read at any place
+    return Files(sizes, lambda path: cast(Opened, table.io.new_input(places[path]).open()))
 
 
 def _merge(table: Table, schema: Any, tasks: Sequence[FileScanTask]) -> pa.RecordBatchReader:

@@ -27,6 +27,7 @@ from acequia.layers import Layer, Name
 from acequia.settings import AcequiaSettings, MinioSettings, load
 from acequia_cli.complaints import WrongUse
 from acequia_cli.profiles import resolve
+from acequia_lakehouse.reading import Reading
 from acequia_lakehouse.settings import LakehouseSettings
 
 if TYPE_CHECKING:
@@ -37,13 +38,21 @@ NAMED = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 """What says where the servers' object store is."""
 
 
+class Opened(Protocol):
+    """A file that several threads may read."""
+
+    def read_at(self, nbytes: int, offset: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """The files of a table that a query may read. Memory: some 300 bytes for each."""
 
     sizes: Mapping[str, int]
     """By path below the table, in order."""
-    open: Callable[[str], "pa.NativeFile"]
+    open: Callable[[str], Opened]
     """For reading at any place; FileNotFoundError where it is gone."""
 
     def __len__(self) -> int:
@@ -204,7 +213,7 @@ class Servers:
             if _is_raw(dataset, below) and (until is None or info.last_modified <= until):
                 sizes[below] = info.bytes
         place = f"{self.settings.buckets.of(Layer.RAW)}/{folder}"
-        return Files(sizes, lambda path: self._files.open_input_file(place + path))
+        return Files(sizes, lambda path: Reading(self._files.open_input_file(place + path)))
 
     def catalog(self) -> "Catalog | None":
         from acequia_lakehouse.catalog import Place, open_catalog  # noqa: PLC0415 - see plan.py
@@ -261,7 +270,7 @@ class SnapshotFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
             raise PermissionError(f"{path}: objects are only read")
         return OpenFile(self._opened(path), self._size(path), partial(self._failed, path))
 
-    def _opened(self, path: str) -> "pa.NativeFile":
+    def _opened(self, path: str) -> Opened:
         self._size(path)
         files, below = self._split(path)
         try:
@@ -300,7 +309,7 @@ class OpenFile:
 
     closed = False
 
-    def __init__(self, file: "pa.NativeFile", size: int, failed: Callable[[OSError], None]) -> None:
+    def __init__(self, file: Opened, size: int, failed: Callable[[OSError], None]) -> None:
         self._file = file
         self._size = size
         self._failed = failed
