@@ -30,10 +30,12 @@ class StoreFileIO(PyArrowFileIO):
 
 class _StoreFile(PyArrowFile):
     def open(self, seekable: bool = True) -> InputStream:
-        for _ in range(_ASKED):
-            reading = Reading(super().open(seekable=True))
+        reading = Reading(super().open(seekable=True))
+        for _ in range(_ASKED - 1):
             if reading.size:  # no file of a table is empty: what is, somebody has damaged
                 break
+            reading.close()
+            reading = Reading(super().open(seekable=True))
         return reading
 
 
