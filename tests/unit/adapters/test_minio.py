@@ -126,6 +126,17 @@ async def test_every_method_takes_a_slow_down_for_transient_and_not_for_away(met
 
 
 @pytest.mark.parametrize("method", METHODS)
+async def test_a_store_that_is_being_stopped_is_no_wrong_port(method, tmp_path):
+    async def stopping(request):  # MinIO's bare answer between its signal and its listener's end
+        await request.read()
+        return web.Response(status=499, headers={"X-Amz-Request-Id": "1"})
+
+    async with store_on(stopping) as store:
+        with pytest.raises(TransientFailure, match="499"):
+            await calls(store, tmp_path)[method]()
+
+
+@pytest.mark.parametrize("method", METHODS)
 async def test_a_web_page_is_no_s3(method, tmp_path):
     async def page(request):
         await request.read()

@@ -75,6 +75,9 @@ _REFUSED = {
     "AuthorizationHeaderMalformed",
 }
 _AWAY = {"XMinioServerNotInitialized", "XMinioIAMNotInitialized", "XMinioBucketMetadataNotInitialized"}
+_STOPPING = 499
+"""MinIO's status, with nothing else, for what comes between its signal to stop and the end of its listener
+(`maxClients` in cmd/handler-api.go, February 2026)."""
 _UNSUPPORTED_RULE = {"InvalidArgument", "MalformedXML", "NotImplemented"}
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -593,7 +596,7 @@ class MinioStore:
             return self._console()
         if "HTTP request to an HTTPS server" in text:
             return ConfigurationError(f"{self._server} wants TLS: set MINIO_SECURE=true")
-        if error._code >= 500 or error._code in (408, 429):
+        if error._code >= 500 or error._code in (408, 429, _STOPPING):
             return _trouble(f"{self._server} answered {error._code}")
         return self._no_s3(f"HTTP {error._code}, {error._content_type}")
 
