@@ -8,8 +8,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -21,42 +19,20 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from harness import docker
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("ingestor", "transformer", "trainer", "evaluator", "lakehouse", "auditor", "reconciler")
 PORTS = ("ACEQUIA_PORT", "ACEQUIA_AUDITOR_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "RABBITMQ_MANAGEMENT_PORT")
-# what the caller has set for other servers is not meant for these
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR") or name.startswith("DOCKER")
-}
-
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(2400)]
 
 
-def why_not() -> str | None:
-    """What keeps Docker from being used here, or None."""
-    if shutil.which("docker") is None:
-        return "there is no docker"
-    for command in (["docker", "info"], ["docker", "compose", "version"]):
-        try:
-            code = subprocess.run(command, check=False, env=ENVIRONMENT, capture_output=True, timeout=30).returncode
-        except subprocess.TimeoutExpired:
-            return f"`{' '.join(command)}` does not answer"
-        if code != 0:
-            return f"`{' '.join(command)}` fails"
-    return None
-
-
 # here rather than in the fixture: so it is one line of pytest's summary
-if (reason := why_not()) is not None:
-    if os.environ.get("ACEQUIA_REQUIRE_COMPOSE") == "1":
-        pytest.fail(f"ACEQUIA_REQUIRE_COMPOSE=1, but {reason}", pytrace=False)
-    pytest.skip(
-        f"NOT TESTED ON COMPOSE: {reason}; install Docker with Compose v2 and start its engine", allow_module_level=True
-    )
+docker.need("NOT TESTED ON COMPOSE", docker.ENGINE, docker.CLIENT)
 
 
 def run(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, check=False, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, env=docker.ENVIRONMENT, capture_output=True, text=True)
     if check and done.returncode != 0:
         pytest.fail(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
     return done.stdout

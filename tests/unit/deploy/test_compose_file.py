@@ -15,6 +15,7 @@ from acequia.settings import AcequiaSettings, PostgresSettings
 from acequia.topology import OBJECTS, topology
 from acequia_auditor.settings import MigrationSettings
 from acequia_lakehouse.settings import OwnerSettings
+from harness import docker
 from harness.variables import DECIDED_BY_THE_IMAGE, OF_OWNERS, SERVICES, variables, variables_of_service
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -201,13 +202,7 @@ def test_env_example_names_every_variable_of_compose_and_no_unknown_one():
 @pytest.fixture
 def compose() -> None:
     """Docker Compose v2, or a loud skip (ACEQUIA_REQUIRE_COMPOSE=1: a failure)."""
-    asked = ["docker", "compose", "version"]
-    if shutil.which("docker") and subprocess.run(asked, check=False, capture_output=True).returncode == 0:
-        return
-    reason = "compose.yaml was not read by `docker compose config`; install Docker with Compose v2"
-    if os.environ.get("ACEQUIA_REQUIRE_COMPOSE") == "1":
-        pytest.fail(f"ACEQUIA_REQUIRE_COMPOSE=1, but {reason}", pytrace=False)
-    pytest.skip(f"NOT TESTED: {reason}")
+    docker.need("NOT TESTED: compose.yaml was not read by `docker compose config`", docker.CLIENT)
 
 
 def compose_config(folder: Path, env: str | None) -> subprocess.CompletedProcess[str]:

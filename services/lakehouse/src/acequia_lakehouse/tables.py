@@ -47,7 +47,7 @@ PLAN = "acequia-plan"
 ACT = "acequia-act"
 RACES = 20
 """How often a change that somebody else outdid is decided anew."""
-LOOKS = 4
+_LOOKS = 4
 """How often a file is read before it is called damaged: what its store answers may be damaged on its way."""
 PROPERTIES: Mapping[str, str] = {
     "format-version": "2",
@@ -217,7 +217,7 @@ class Silver:
                 _counted(metadata.num_rows, rows)
                 return metadata.schema.to_arrow_schema()
 
-        return looked_again(location, look)
+        return _looked_again(location, look)
 
     def read(self, location: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole object, or some of its columns. Memory: that."""
@@ -227,12 +227,12 @@ class Silver:
                 file = pq.ParquetFile(stream)
                 return file.read(columns=None if columns is None else list(columns))
 
-        return looked_again(location, look)
+        return _looked_again(location, look)
 
 
-def looked_again(location: str, look: Callable[[], T]) -> T:
+def _looked_again(location: str, look: Callable[[], T]) -> T:
     """What `look` returns. Raises NotParquet only where it does so each of several times."""
-    for already in range(LOOKS - 1):
+    for already in range(_LOOKS - 1):
         try:
             return look()
         except NotParquet as error:
@@ -307,7 +307,7 @@ class Change:
             return found
 
         try:
-            file = looked_again(location, look)
+            file = _looked_again(location, look)
         except (ValueError, TypeError, ResolveError, NotParquet) as error:
             log.info("%s is copied into the lake: %s", location, str(error).partition("\n")[0])
             return False
