@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from uuid import UUID
 
@@ -216,6 +219,24 @@ async def test_tables_are_kept_in_order_by_the_clock(workshop: Workshop, tmp_pat
                 break
             await asyncio.sleep(0.1)
     assert (told["rows"], told["files"], told["snapshots"]) == (3, 1, 1)
+
+
+def test_of_several_that_make_an_embedded_catalog_at_once_each_opens_it(tmp_path: Path) -> None:
+    several, rounds = 8, 20
+    together = Barrier(several, timeout=10)
+
+    def opened(number: int) -> int:
+        for place in (Place.in_folder(tmp_path / str(n), BUCKETS) for n in range(rounds)):
+            together.wait()
+            with open_catalog(LakehouseSettings(), place) as catalog:
+                assert catalog.list_namespaces() == []
+        return number
+
+    with ThreadPoolExecutor(several) as pool:
+        assert list(pool.map(opened, range(several))) == list(range(several))
+    for number in range(rounds):
+        with closing(sqlite3.connect(tmp_path / str(number) / "lake" / "catalog.sqlite")) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 async def test_an_embedded_installation_has_its_own_catalog_whatever_the_settings_name(tmp_path: Path) -> None:

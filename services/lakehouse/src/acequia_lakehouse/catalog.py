@@ -1,10 +1,11 @@
 """Where the tables are: the catalog, their names, and where store and warehouse lie for pyiceberg."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import SecretStr
 from pyiceberg.catalog import Catalog, load_catalog
@@ -22,6 +23,9 @@ INTERNAL = "_internal"
 """Ends the namespace of what readers need not see: tombstones."""
 CATALOG_FILE = "catalog.sqlite"
 POSTGRES = ("postgresql+psycopg://", "postgresql://", "postgres://")
+_LOOKS = 3
+"""There are two tables, and where DDL has no transaction each may be made by another."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,28 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
                 properties["uri"] = f"postgresql+psycopg://{uri.removeprefix(scheme)}"
         if uri.startswith("sqlite:///"):
             _let_readers_be(Path(uri.removeprefix("sqlite:///")))
-    try:
+
+    def opened() -> Catalog:
         with translated(), no_catalog_told():
             if settings.catalog == "sql":
                 return ClosingSqlCatalog(settings.catalog_name, **properties)
             return load_catalog(settings.catalog_name, **properties)
-    except Outdone as outdone:  # another process is making the catalog's tables at this moment
-        raise TransientFailure(f"{CATALOG}: {outdone}", dependency="catalog") from outdone
+
+    return looking_again(opened)
+
+
+def looking_again(make: Callable[[], _T]) -> _T:
+    """What `make` gives, which makes the catalog's tables where they are missing.
+
+    Of several that do so at once one wins, and the others find its tables when they look again. Raises
+    TransientFailure where they still do not.
+    """
+    for _ in range(_LOOKS):
+        try:
+            return make()
+        except Outdone as outdone:
+            last = outdone
+    raise TransientFailure(f"{CATALOG}: {last}", dependency="catalog") from last
 
 
 def settings_at(settings: LakehouseSettings, place: Place) -> LakehouseSettings:
@@ -127,6 +146,8 @@ def _let_readers_be(file: Path) -> None:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            return  # of several that do this at once one does it
         raise ConfigurationError(f"{file} can't be used as the catalog of the tables: {error}") from error
 
 

@@ -7,7 +7,7 @@ from pyiceberg.catalog.sql import SqlCatalogBaseTable
 from sqlalchemy import create_engine
 
 from acequia.errors import ConfigurationError, TransientFailure
-from acequia_lakehouse.catalog import POSTGRES
+from acequia_lakehouse.catalog import POSTGRES, looking_again
 from acequia_lakehouse.problems import translated
 
 LOCK = 0x_ACE_0_1A
@@ -62,9 +62,13 @@ def _make_role(connection: psycopg.Connection, role: str, password: str) -> None
 def _make_tables(uri: str) -> None:
     parts = conninfo_to_dict(uri)
     engine = create_engine("postgresql+psycopg://", connect_args={**parts, "connect_timeout": 10})
-    try:
+
+    def made() -> None:
         with translated():
             SqlCatalogBaseTable.metadata.create_all(engine)
+
+    try:
+        looking_again(made)
     finally:
         engine.dispose()
 

@@ -68,6 +68,8 @@ def _of_database(error: sqlalchemy.exc.DBAPIError) -> AcequiaError:
             f"the catalog's tables are missing and may not be made by this role: {said}",
             mend="python -m acequia_lakehouse prepare",
         )
+    if "already exists" in said:  # of two that make the same; PostgreSQL's other word for it is an IntegrityError
+        return Outdone(said)
     if "authentication failed" in said or "does not exist" in said:  # refused before there is a SQLSTATE
         return ConfigurationError(f"ACEQUIA_LAKEHOUSE_CATALOG_URI: {said}")
     away = isinstance(error, sqlalchemy.exc.OperationalError) and (not state or state.startswith(_AWAY))
