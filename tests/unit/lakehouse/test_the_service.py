@@ -15,6 +15,8 @@ from uuid import UUID
 import httpx
 import polars as pl
 import pytest
+from psycopg.errors import DuplicateTable
+from sqlalchemy.exc import ProgrammingError
 
 from acequia.adapters.directory import DirectoryStore
 from acequia.adapters.sqlite import SqliteBus
@@ -26,6 +28,7 @@ from acequia.layers import Buckets, Layer, Name, Stem, data_key, manifest_key, s
 from acequia.runner import PARQUET, Workshop
 from acequia.topology import topology
 from acequia_lakehouse.catalog import Place, open_catalog
+from acequia_lakehouse.problems import CATALOG, translated, until_it_holds
 from acequia_lakehouse.service import build_lakehouse
 from acequia_lakehouse.settings import LakehouseSettings
 
@@ -225,18 +228,29 @@ def test_of_several_that_make_an_embedded_catalog_at_once_each_opens_it(tmp_path
     several, rounds = 8, 20
     together = Barrier(several, timeout=10)
 
-    def opened(number: int) -> int:
-        for place in (Place.in_folder(tmp_path / str(n), BUCKETS) for n in range(rounds)):
+    def opened(_: int) -> None:
+        for number in range(rounds):
             together.wait()
-            with open_catalog(LakehouseSettings(), place) as catalog:
+            with open_catalog(LakehouseSettings(), Place.in_folder(tmp_path / str(number), BUCKETS)) as catalog:
                 assert catalog.list_namespaces() == []
-        return number
 
     with ThreadPoolExecutor(several) as pool:
-        assert list(pool.map(opened, range(several))) == list(range(several))
-    for number in range(rounds):
-        with closing(sqlite3.connect(tmp_path / str(number) / "lake" / "catalog.sqlite")) as connection:
+        list(pool.map(opened, range(several)))  # raises what one of them raised
+    for file in [tmp_path / str(number) / "lake" / "catalog.sqlite" for number in range(rounds)]:
+        with closing(sqlite3.connect(file)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_table_that_another_made_is_found_in_whatever_language_postgresql_says_so() -> None:
+    said = iter([ProgrammingError("", {}, DuplicateTable("la relación «iceberg_tables» ya existe"))])
+
+    def made() -> str:
+        with translated():
+            for error in said:
+                raise error
+        return "found"
+
+    assert until_it_holds(made, CATALOG) == "found"
 
 
 async def test_an_embedded_installation_has_its_own_catalog_whatever_the_settings_name(tmp_path: Path) -> None:

@@ -1,21 +1,20 @@
 """Where the tables are: the catalog, their names, and where store and warehouse lie for pyiceberg."""
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import SecretStr
 from pyiceberg.catalog import Catalog, load_catalog
 
 from acequia.adapters.tls import trusting
-from acequia.errors import ConfigurationError, TransientFailure
+from acequia.errors import ConfigurationError
 from acequia.layers import WAREHOUSE, Buckets, Layer
 from acequia.settings import MinioSettings
 from acequia_lakehouse.files import CA_FILE, STORE_FILES
-from acequia_lakehouse.problems import CATALOG, Outdone, no_catalog_told, translated
+from acequia_lakehouse.problems import CATALOG, no_catalog_told, translated, until_it_holds
 from acequia_lakehouse.settings import LakehouseSettings
 from acequia_lakehouse.sql_catalog import ClosingSqlCatalog
 
@@ -23,9 +22,6 @@ INTERNAL = "_internal"
 """Ends the namespace of what readers need not see: tombstones."""
 CATALOG_FILE = "catalog.sqlite"
 POSTGRES = ("postgresql+psycopg://", "postgresql://", "postgres://")
-_LOOKS = 3
-"""There are two tables, and where DDL has no transaction each may be made by another."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +109,7 @@ def open_catalog(settings: LakehouseSettings, place: Place) -> Catalog:
                 return ClosingSqlCatalog(settings.catalog_name, **properties)
             return load_catalog(settings.catalog_name, **properties)
 
-    return looking_again(opened)
-
-
-def looking_again(make: Callable[[], _T]) -> _T:
-    """What `make` gives, which makes the catalog's tables where they are missing.
-
-    Of several that do so at once one wins, and the others find its tables when they look again. Raises
-    TransientFailure where they still do not.
-    """
-    for _ in range(_LOOKS):
-        try:
-            return make()
-        except Outdone as outdone:
-            last = outdone
-    raise TransientFailure(f"{CATALOG}: {last}", dependency="catalog") from last
+    return until_it_holds(opened, CATALOG)  # of several that make its tables at once, one wins
 
 
 def settings_at(settings: LakehouseSettings, place: Place) -> LakehouseSettings:
@@ -146,7 +128,7 @@ def _let_readers_be(file: Path) -> None:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:  # above it: more of why
             return  # of several that do this at once one does it
         raise ConfigurationError(f"{file} can't be used as the catalog of the tables: {error}") from error
 

@@ -1,6 +1,5 @@
 """The lakehouse's work on one plan: SILVER objects come into their dataset's table. The only committer of tables."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acequia.datasets import Registry
-from acequia.errors import RejectedInput, TransientFailure
+from acequia.errors import RejectedInput
 from acequia.events import Load
 from acequia.layers import Stem, manifest_key
 from acequia.stage import Candidate
@@ -16,9 +15,9 @@ from acequia.work import Outcome, Work
 from acequia_lakehouse.catalog import table_name, tombstone_table
 from acequia_lakehouse.given import Given, Order, Report, given_by
 from acequia_lakehouse.merge import merge
-from acequia_lakehouse.problems import Outdone, Unsure
+from acequia_lakehouse.problems import until_it_holds
 from acequia_lakehouse.register import register
-from acequia_lakehouse.tables import RACES, At, Tables
+from acequia_lakehouse.tables import At, Tables
 
 Rejected = Callable[[Sequence[str]], Sequence[bool]]
 """Of keys in QUARANTINE: whether there is such an object."""
@@ -61,7 +60,7 @@ def bring_in(
             return merge(tables, name, graves, dataset.key, given, order, plan, at)
         return register(tables, name, given, order, plan)
 
-    report = _until_it_holds(once, name)
+    report = until_it_holds(once, ".".join(name))
     at("lakehouse.after_table")
     if given and len(report.skipped) == len(given):
         reasons = "; ".join(f"{s.uri}: {s.reason}" for s in report.skipped[:3])
@@ -85,17 +84,6 @@ def bring_in(
             "objects_skipped": len(report.skipped),
         },
     )
-
-
-def _until_it_holds(act: Callable[[], Report], name: tuple[str, str]) -> Report:
-    """Decide anew as long as others are faster."""
-    for race in range(RACES):
-        try:
-            return act()
-        except (Outdone, Unsure) as error:
-            last = error
-            time.sleep(min(0.02 * 2**race, 1.0))
-    raise TransientFailure(f"{'.'.join(name)}: others were faster {RACES} times: {last}", dependency="catalog")
 
 
 def _name_rejected(document: dict[str, Any], given: Sequence[Given], work: Work, rejected: Rejected) -> None:

@@ -24,8 +24,8 @@ from acequia.layers import Layer
 from acequia.layers import Name as ObjectName
 from acequia_lakehouse.catalog import INTERNAL
 from acequia_lakehouse.merge import LOAD_BITS, VERSION, floor_of
-from acequia_lakehouse.problems import Outdone, Unsure, translated
-from acequia_lakehouse.tables import ACT, PLAN, RACES, STEM, Change, LiveFile, Name, Tables
+from acequia_lakehouse.problems import RACES, Outdone, Unsure, translated
+from acequia_lakehouse.tables import ACT, PLAN, STEM, Change, LiveFile, Name, Tables
 from acequia_lakehouse.types import as_rows
 
 log = logging.getLogger("acequia")

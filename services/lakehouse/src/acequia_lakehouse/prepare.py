@@ -7,8 +7,8 @@ from pyiceberg.catalog.sql import SqlCatalogBaseTable
 from sqlalchemy import create_engine
 
 from acequia.errors import ConfigurationError, TransientFailure
-from acequia_lakehouse.catalog import POSTGRES, looking_again
-from acequia_lakehouse.problems import translated
+from acequia_lakehouse.catalog import POSTGRES
+from acequia_lakehouse.problems import CATALOG, translated, until_it_holds
 
 LOCK = 0x_ACE_0_1A
 """Key of the advisory lock under which one process at a time prepares."""
@@ -68,7 +68,7 @@ def _make_tables(uri: str) -> None:
             SqlCatalogBaseTable.metadata.create_all(engine)
 
     try:
-        looking_again(made)
+        until_it_holds(made, CATALOG)
     finally:
         engine.dispose()
 

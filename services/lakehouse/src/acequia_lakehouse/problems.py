@@ -1,8 +1,9 @@
 """What goes wrong in pyiceberg and below it, named by what follows. The only place that knows their errors."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import botocore.exceptions
 import pyiceberg.exceptions as iceberg
@@ -13,8 +14,11 @@ from pydantic import ValidationError
 from acequia.errors import AcequiaError, ConfigurationError, TransientFailure, of_this_machine
 
 CATALOG = "the lakehouse's catalog"
+RACES = 20
+"""How often what somebody else outdid is decided anew."""
 _AWAY = ("08", "57P", "53")
 """How a SQLSTATE begins: connections, an operator's shutdown, out of resources."""
+_T = TypeVar("_T")
 
 
 class Outdone(AcequiaError):
@@ -23,6 +27,17 @@ class Outdone(AcequiaError):
 
 class Unsure(AcequiaError):
     """Nobody knows whether a commit was taken: look at the table."""
+
+
+def until_it_holds(act: Callable[[], _T], what: str) -> _T:
+    """What `act` returns. Decides anew as long as others are faster; raises TransientFailure where they always are."""
+    for race in range(RACES):
+        try:
+            return act()
+        except (Outdone, Unsure) as error:
+            last = error
+            time.sleep(min(0.02 * 2**race, 1.0))
+    raise TransientFailure(f"{what}: others were faster {RACES} times: {last}", dependency="catalog")
 
 
 @contextmanager
@@ -68,7 +83,7 @@ def _of_database(error: sqlalchemy.exc.DBAPIError) -> AcequiaError:
             f"the catalog's tables are missing and may not be made by this role: {said}",
             mend="python -m acequia_lakehouse prepare",
         )
-    if "already exists" in said:  # of two that make the same; PostgreSQL's other word for it is an IntegrityError
+    if state == "42P07" or "already exists" in said:  # SQLite says it in words only
         return Outdone(said)
     if "authentication failed" in said or "does not exist" in said:  # refused before there is a SQLSTATE
         return ConfigurationError(f"ACEQUIA_LAKEHOUSE_CATALOG_URI: {said}")

@@ -45,8 +45,6 @@ their path says it."""
 PLAN = "acequia-plan"
 """In a snapshot's summary: the plan that made it (`network_events/000012`)."""
 ACT = "acequia-act"
-RACES = 20
-"""How often a change that somebody else outdid is decided anew."""
 _LOOKS = 4
 """How often a file is read before it is called damaged: what its store answers may be damaged on its way."""
 PROPERTIES: Mapping[str, str] = {
