@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +20,16 @@ Document = dict[str, Any]
 NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
 SECONDS_TO_ANSWER = 120
+WRITTEN_WRONGLY = ("CreateContainerConfigError", "InvalidImageName", "RunContainerError", "StartError")
+"""Why a container is not started, where the cluster can't be blamed."""
 
 
 class Failed(Exception):
     """kubectl says no."""
+
+
+class NotStarted(Failed):
+    """No container of a workload was ever started: nothing of what is tested here has run yet."""
 
 
 def run(*command: str, said: str | None = None, check: bool = True, seconds: float = SECONDS_TO_ANSWER) -> str:
@@ -78,7 +84,20 @@ class Cluster:
         end = time.monotonic() + seconds
         for workload in workloads:
             left = max(5, int(end - time.monotonic()))
-            self("rollout", "status", workload, f"--timeout={left}s", seconds=left + 30)
+            try:
+                self("rollout", "status", workload, f"--timeout={left}s", seconds=left + 30)
+            except Failed as error:
+                kind = Failed if self._has_run(workload) else NotStarted
+                raise kind(f"{error}\n{self.what_is_wrong()}") from None
+
+    def _has_run(self, workload: str) -> bool:
+        """Whether any of its containers was ever started, or can't be for a reason that stands in the manifests."""
+        for pod in self.items("pods", f"--selector={NAME}={workload.partition('/')[2]}"):
+            for container in _containers(pod):
+                waiting = container["state"].get("waiting")
+                if waiting is None or container.get("lastState") or waiting.get("reason") in WRITTEN_WRONGLY:
+                    return True
+        return False
 
     def evict(self, pod: str) -> None:
         """By the eviction API, as a node that is drained does it: the disruption budget is asked."""
@@ -89,6 +108,46 @@ class Cluster:
         }
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
         self("create", "--raw", path, "-f", "-", said=json.dumps(eviction))
+
+    def what_is_wrong(self) -> str:
+        """Nodes, volumes and pods that are not as they should be, in a few lines: of a long output one often has only
+        the end."""
+        lines: list[str] = []
+        try:
+            for node in self.items("nodes"):
+                lines += [f"node {node['metadata']['name']}: {line}" for line in _troubles_of_node(node)]
+            for claim in self.items("pvc"):
+                if (phase := claim["status"]["phase"]) != "Bound":
+                    lines.append(f"volume {claim['metadata']['name']}: {phase}")
+            for pod in self.items("pods", "--all-namespaces"):
+                if pod["status"]["phase"] != "Succeeded" and not _is_ready(pod):
+                    lines += self._troubles_of_pod(pod)
+            warnings = self.items("events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp")
+            lines += [
+                f"{event['involvedObject']['name']}: {event['reason']}: {event['message'][:300]}"
+                for event in warnings[-12:]
+            ]
+        except (Failed, subprocess.TimeoutExpired) as error:
+            lines.append(f"the cluster tells no more: {error}")
+        return "\n".join(lines) or "every node, volume and pod is as it should be"
+
+    def _troubles_of_pod(self, pod: Document) -> Iterator[str]:
+        name, namespace, status = pod["metadata"]["name"], pod["metadata"]["namespace"], pod["status"]
+        for condition in status.get("conditions", ()):
+            if condition["status"] != "True" and "message" in condition:
+                yield f"pod {name}: {condition['type']} is {condition['status']}: {condition['message'][:300]}"
+        for container in _containers(pod):
+            ((state, how),) = container["state"].items()
+            if container["ready"] or (state == "terminated" and how["exitCode"] == 0):
+                continue
+            said = [f"pod {name}/{container['name']}: {state}", how.get("reason"), how.get("message")]
+            if end := container.get("lastState", {}).get("terminated"):
+                said.append(f"{container['restartCount']} restarts, the last end with {end['exitCode']}")
+            yield ", ".join(word for word in said if word)
+            logs = run(
+                "kubectl", "--namespace", namespace, "logs", name, "-c", container["name"], "--tail=4", check=False
+            )
+            yield from (f"    {line[:300]}" for line in logs.splitlines())
 
     def report(self, most: int = 60) -> str:
         """Pods, events and logs, for a person who looks for what went wrong."""
@@ -223,6 +282,20 @@ class Watch:
                         "deletionTimestamp" in metadata,
                         kind == "initContainerStatuses",
                     )
+
+
+def _troubles_of_node(node: Document) -> Iterator[str]:
+    for condition in node["status"]["conditions"]:
+        if (condition["type"] == "Ready") != (condition["status"] == "True"):
+            yield f"{condition['type']} is {condition['status']}: {condition.get('message', '')}"
+    for taint in node["spec"].get("taints", ()):
+        yield f"has the taint {taint['key']}:{taint['effect']}"
+
+
+def _containers(pod: Document) -> Sequence[Document]:
+    """How they are, those that prepare first."""
+    status = pod["status"]
+    return *status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:

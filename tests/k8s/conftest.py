@@ -16,6 +16,9 @@ import pytest
 from k8s.form import KEEP, REQUIRED, SEED, SHORT
 
 TOLD: list[str] = []
+REPORTS = Path(os.environ.get("ACEQUIA_K8S_REPORTS") or ".k8s-reports")
+NOT_STARTED = "not-started.txt"
+"""Report of a cluster that started no container of a workload: `.ci/run` tries a new one then."""
 
 collect_ignore_glob = [] if REQUIRED else ["test_*.py"]
 
@@ -32,10 +35,17 @@ def say(line: str) -> None:
     sys.stderr.write(f"k8s {datetime.now(UTC):%H:%M:%S} {line}\n")
 
 
+def written(name: str, said: str) -> Path:
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    path = REPORTS / name
+    path.write_text(said)
+    return path
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """The local overlay, up."""
-    from k8s.cluster import run, why_not
+    from k8s.cluster import NotStarted, run, why_not
     from k8s.place import Place, alone
 
     if (reason := why_not()) is not None:
@@ -49,12 +59,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         say(f"seed {SEED}, context {context}, the {'short' if SHORT else 'long'} form")
         place = Place(SEED, say)
         TOLD.append(f"seed                {SEED}")
+        (REPORTS / NOT_STARTED).unlink(missing_ok=True)
         try:
             place.bring_up(tmp_path_factory.mktemp("k8s"))
             yield place
-        except BaseException:
+        except BaseException as error:
             with suppress(Exception):
-                sys.stderr.write(place.cluster.report())
+                said = place.cluster.report()
+                written(NOT_STARTED if isinstance(error, NotStarted) else "place.txt", said)
+                sys.stderr.write(said)
             raise
         finally:
             TOLD.extend(place.told)
@@ -73,10 +86,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             said = place.cluster.report(most=400)
         except Exception as error:  # noqa: BLE001  what failed is told in any case
             said = f"the cluster does not tell: {error!r}"
-        folder = Path(os.environ.get("ACEQUIA_K8S_REPORTS") or ".k8s-reports")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{item.name}.txt").write_text(said)
-        report.sections.append((f"the cluster (all of it: {folder / item.name}.txt)", said[-30_000:]))
+        path = written(f"{item.name}.txt", said)
+        report.sections.append((f"the cluster (all of it: {path})", said[-30_000:]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

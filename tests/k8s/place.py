@@ -33,7 +33,7 @@ OVERLAY = "deploy/k8s/overlays/local"
 SERVERS = ("minio", "rabbitmq", "postgres")
 MADE_BY = "acequia-k8s-test"
 """Label of a namespace that these tests may take down."""
-UP_SECONDS = 900.0
+UP_SECONDS = 600.0
 SETTLE_SECONDS = 420.0
 COUNTED_EVERY = 6.0
 ACEQUIA = shutil.which("acequia", path=str(Path(sys.executable).parent)) or "acequia"
