@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -110,8 +111,8 @@ class Cluster:
         self("create", "--raw", path, "-f", "-", said=json.dumps(eviction))
 
     def what_is_wrong(self) -> str:
-        """Nodes, volumes and pods that are not as they should be, in a few lines: of a long output one often has only
-        the end."""
+        """Nodes, volumes and containers that are not as they should be, and the cluster's warnings, in a few lines: of
+        a long output one often has only the end."""
         lines: list[str] = []
         try:
             for node in self.items("nodes"):
@@ -122,32 +123,30 @@ class Cluster:
             for pod in self.items("pods", "--all-namespaces"):
                 if pod["status"]["phase"] != "Succeeded" and not _is_ready(pod):
                     lines += self._troubles_of_pod(pod)
-            warnings = self.items("events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp")
-            lines += [
-                f"{event['involvedObject']['name']}: {event['reason']}: {event['message'][:300]}"
-                for event in warnings[-12:]
-            ]
+            warnings = Counter(
+                f"{event['reason']}: {event['message'][:400]}"
+                for event in self.items("events", "--field-selector=type=Warning")
+            )
+            lines += [f"{count} warnings of {warning}" for warning, count in reversed(warnings.most_common(6))]
         except (Failed, subprocess.TimeoutExpired) as error:
             lines.append(f"the cluster tells no more: {error}")
         return "\n".join(lines) or "every node, volume and pod is as it should be"
 
     def _troubles_of_pod(self, pod: Document) -> Iterator[str]:
-        name, namespace, status = pod["metadata"]["name"], pod["metadata"]["namespace"], pod["status"]
-        for condition in status.get("conditions", ()):
-            if condition["status"] != "True" and "message" in condition:
-                yield f"pod {name}: {condition['type']} is {condition['status']}: {condition['message'][:300]}"
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        for condition in pod["status"].get("conditions", ()):
+            if condition["status"] != "True" and not condition.get("reason", "").startswith("ContainersNot"):
+                yield f"{name}: {condition['type']} is {condition['status']}: {condition.get('message', '')[:300]}"
         for container in _containers(pod):
             ((state, how),) = container["state"].items()
             if container["ready"] or (state == "terminated" and how["exitCode"] == 0):
                 continue
-            said = [f"pod {name}/{container['name']}: {state}", how.get("reason"), how.get("message")]
+            said = [f"{name}/{container['name']}: {state}", how.get("reason"), how.get("message", "")[:300]]
             if end := container.get("lastState", {}).get("terminated"):
                 said.append(f"{container['restartCount']} restarts, the last end with {end['exitCode']}")
             yield ", ".join(word for word in said if word)
-            logs = run(
-                "kubectl", "--namespace", namespace, "logs", name, "-c", container["name"], "--tail=4", check=False
-            )
-            yield from (f"    {line[:300]}" for line in logs.splitlines())
+            command = ["kubectl", "--namespace", namespace, "logs", name, "-c", container["name"], "--tail=4"]
+            yield from (f"    {line[:300]}" for line in run(*command, check=False).splitlines())
 
     def report(self, most: int = 60) -> str:
         """Pods, events and logs, for a person who looks for what went wrong."""
