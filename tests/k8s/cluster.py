@@ -138,7 +138,7 @@ class Cluster:
             if condition["status"] != "True" and not condition.get("reason", "").startswith("ContainersNot"):
                 yield f"{name}: {condition['type']} is {condition['status']}: {condition.get('message', '')[:300]}"
         for container in _containers(pod):
-            ((state, how),) = container["state"].items()
+            state, how = next(iter(container["state"].items()), ("unknown", {}))
             if container["ready"] or (state == "terminated" and how["exitCode"] == 0):
                 continue
             said = [f"{name}/{container['name']}: {state}", how.get("reason"), how.get("message", "")[:300]]
