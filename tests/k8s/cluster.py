@@ -111,23 +111,23 @@ class Cluster:
         self("create", "--raw", path, "-f", "-", said=json.dumps(eviction))
 
     def what_is_wrong(self) -> str:
-        """Nodes, volumes and containers that are not as they should be, and the cluster's warnings, in a few lines: of
-        a long output one often has only the end."""
+        """Containers, volumes and nodes that are not as they should be, and the cluster's warnings, in few lines, what
+        concerns most of it last: of a long output one often has only the end."""
         lines: list[str] = []
         try:
-            for node in self.items("nodes"):
-                lines += [f"node {node['metadata']['name']}: {line}" for line in _troubles_of_node(node)]
-            for claim in self.items("pvc"):
-                if (phase := claim["status"]["phase"]) != "Bound":
-                    lines.append(f"volume {claim['metadata']['name']}: {phase}")
             for pod in self.items("pods", "--all-namespaces"):
                 if pod["status"]["phase"] != "Succeeded" and not _is_ready(pod):
                     lines += self._troubles_of_pod(pod)
+            for claim in self.items("pvc"):
+                if (phase := claim["status"]["phase"]) != "Bound":
+                    lines.append(f"volume {claim['metadata']['name']}: {phase}")
             warnings = Counter(
                 f"{event['reason']}: {event['message'][:400]}"
                 for event in self.items("events", "--field-selector=type=Warning")
             )
             lines += [f"{count} warnings of {warning}" for warning, count in reversed(warnings.most_common(6))]
+            for node in self.items("nodes"):
+                lines += [f"node {node['metadata']['name']}: {line}" for line in _troubles_of_node(node)]
         except (Failed, subprocess.TimeoutExpired) as error:
             lines.append(f"the cluster tells no more: {error}")
         return "\n".join(lines) or "every node, volume and pod is as it should be"
