@@ -21,7 +21,7 @@ Document = dict[str, Any]
 NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
 SECONDS_TO_ANSWER = 120
-WRITTEN_WRONGLY = ("CreateContainerConfigError", "InvalidImageName", "RunContainerError", "StartError")
+WRITTEN_WRONGLY = ("CreateContainerConfigError", "InvalidImageName", "RunContainerError")
 """Why a container is not started, where the cluster can't be blamed."""
 
 
@@ -122,7 +122,7 @@ class Cluster:
                 if (phase := claim["status"]["phase"]) != "Bound":
                     lines.append(f"volume {claim['metadata']['name']}: {phase}")
             warnings = Counter(
-                f"{event['reason']}: {event['message'][:400]}"
+                f"{event['reason']}: {event.get('message', '')[:400]}"
                 for event in self.items("events", "--field-selector=type=Warning")
             )
             lines += [f"{count} warnings of {warning}" for warning, count in reversed(warnings.most_common(6))]
@@ -145,11 +145,11 @@ class Cluster:
             if end := container.get("lastState", {}).get("terminated"):
                 said.append(f"{container['restartCount']} restarts, the last end with {end['exitCode']}")
             yield ", ".join(word for word in said if word)
-            command = ["kubectl", "--namespace", namespace, "logs", name, "-c", container["name"], "--tail=4"]
-            yield from (f"    {line[:300]}" for line in run(*command, check=False).splitlines())
+            logs = Cluster(namespace)("logs", name, "-c", container["name"], "--tail=4", check=False)
+            yield from (f"    {line[:300]}" for line in logs.splitlines())
 
-    def report(self, most: int = 60) -> str:
-        """Pods, events and logs, for a person who looks for what went wrong."""
+    def report(self, most: int) -> str:
+        """Pods, events and logs, of each so many lines at `most`, for a person who looks for what went wrong."""
         said = [
             self("get", "pods,pvc,deployments,statefulsets,jobs", "-o", "wide", check=False),
             "\n".join(self("get", "events", "--sort-by=.lastTimestamp", check=False).splitlines()[-80:]),

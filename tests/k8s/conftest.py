@@ -7,13 +7,17 @@ gone afterwards (ACEQUIA_K8S_KEEP=1: it stays). What fails prints the pods' even
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from k8s.form import KEEP, REQUIRED, SEED, SHORT
+
+if TYPE_CHECKING:
+    from k8s.place import Place
 
 TOLD: list[str] = []
 REPORTS = Path(os.environ.get("ACEQUIA_K8S_REPORTS") or ".k8s-reports")
@@ -35,11 +39,16 @@ def say(line: str) -> None:
     sys.stderr.write(f"k8s {datetime.now(UTC):%H:%M:%S} {line}\n")
 
 
-def written(name: str, said: str) -> Path:
+def reported(place: "Place", name: str, most: int) -> tuple[str, Path]:
+    """What the cluster says of all pods, and the file of that name where it lies."""
+    try:
+        said = place.cluster.report(most)
+    except Exception as error:  # noqa: BLE001  what failed is told in any case
+        said = f"the cluster does not tell: {error!r}"
     REPORTS.mkdir(parents=True, exist_ok=True)
     path = REPORTS / name
     path.write_text(said)
-    return path
+    return said, path
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +73,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
             place.bring_up(tmp_path_factory.mktemp("k8s"))
             yield place
         except BaseException as error:
-            with suppress(Exception):
-                said = place.cluster.report()
-                written(NOT_STARTED if isinstance(error, NotStarted) else "place.txt", said)
-                sys.stderr.write(said)
+            name = NOT_STARTED if isinstance(error, NotStarted) else "place.txt"
+            sys.stderr.write(reported(place, name, most=60)[0])
             raise
         finally:
             TOLD.extend(place.told)
@@ -82,11 +89,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = outcome.get_result()
     place = getattr(item, "funcargs", {}).get("place")
     if report.when == "call" and report.failed and place is not None:
-        try:
-            said = place.cluster.report(most=400)
-        except Exception as error:  # noqa: BLE001  what failed is told in any case
-            said = f"the cluster does not tell: {error!r}"
-        path = written(f"{item.name}.txt", said)
+        said, path = reported(place, f"{item.name}.txt", most=400)
         report.sections.append((f"the cluster (all of it: {path})", said[-30_000:]))
 
 

@@ -37,7 +37,7 @@ def until_it_holds(act: Callable[[], _T], what: str) -> _T:
         except (Outdone, Unsure) as error:
             last = error
             time.sleep(min(0.02 * 2**race, 1.0))
-    raise TransientFailure(f"{what}: others were faster {RACES} times: {last}", dependency="catalog")
+    raise TransientFailure(f"{what}: others were faster {RACES} times: {last}", dependency="catalog") from last
 
 
 @contextmanager
